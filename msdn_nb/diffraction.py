@@ -112,7 +112,7 @@ def cell_counts(self:Crystallite,
     n = self.size/length
     return n.clamp(min=2.) if self.envelope=='gaussian' else n.round().clamp(min=1.)
 
-# %% ../nbs/10_diffraction.ipynb #ab6a8330
+# %% ../nbs/10_diffraction.ipynb #b9ffd292
 def interference(
     phase:torch.Tensor, # S.a_k minus its nearest integer, (...), within -0.5..0.5
     cells:torch.Tensor, # N_k, broadcastable to phase
@@ -123,9 +123,10 @@ def interference(
         p = torch.where(phase.abs()<1e-6,torch.full_like(phase,1e-6),phase)*math.pi
         return torch.sin(p*cells)/torch.sin(p)
     k = 2*math.pi**2*cells**2/12; d = phase.abs()
-    out = torch.exp(-k*d*d)+torch.exp(-k*(1-d)**2)
+    out = torch.exp(-k*d*d)
+    if cells.min()<6: out += torch.exp(-k*(1-d)**2)   # less than 1e-6 beyond
     if cells.min()<2.5: out += torch.exp(-k*(1+d)**2)
-    return out*cells*math.sqrt(math.pi/6)
+    return out*(cells*math.sqrt(math.pi/6))
 
 # %% ../nbs/10_diffraction.ipynb #3b8eb2a4
 def beam_frame(
@@ -177,17 +178,19 @@ def _maps(beam,detector,b_factor,device):
     f = torch.stack([(a[z]*torch.exp(-(b[z]+b_factor)*q2[...,None]/4)).sum(-1).float() for z in range(MAX_Z+1)])
     return v,s,g,c,f.to(device)
 
-# %% ../nbs/10_diffraction.ipynb #87584f7b
+# %% ../nbs/10_diffraction.ipynb #91632edc
 def _atom_groups(crystals):
-    "Padded Cartesian positions about the centre (g, m, 3), weights (g, m), atomic numbers (g,), owners (g,)."
-    groups = []
+    "Yield positions about the centre (g, m, 3), weights (g, m), atomic numbers (g,) and owners (g,) for groups of similar length."
+    bins = {}
     for i,c in enumerate(crystals):
-        if c.numbers.max()>MAX_Z or c.numbers.min()<1: raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they are tabulated for Z = 1 to {MAX_Z}')
+        if c.numbers.max()>MAX_Z: raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they are tabulated for Z = 1 to {MAX_Z}')
         r = (c.frac_coords-c.frac_coords.mean(0))@c.lattice
-        groups += [(i,z,r[c.numbers==z],c.occupancies[c.numbers==z]) for z in np.unique(c.numbers)]
-    xyz = np.zeros((len(groups),max(len(g[2]) for g in groups),3)); weight = np.zeros(xyz.shape[:2])
-    for k,(_,_,r,o) in enumerate(groups): xyz[k,:len(r)],weight[k,:len(r)] = r,o
-    return torch.from_numpy(xyz),torch.from_numpy(weight),torch.tensor([int(g[1]) for g in groups]),torch.tensor([g[0] for g in groups])
+        for z in np.unique(c.numbers):
+            mine = c.numbers==z; bins.setdefault((mine.sum()-1).item().bit_length(),[]).append((i,z,r[mine],c.occupancies[mine]))
+    for groups in bins.values():
+        xyz = np.zeros((len(groups),max(len(g[2]) for g in groups),3)); weight = np.zeros(xyz.shape[:2])
+        for k,(_,_,r,o) in enumerate(groups): xyz[k,:len(r)],weight[k,:len(r)] = r,o
+        yield torch.from_numpy(xyz),torch.from_numpy(weight),torch.tensor([int(g[1]) for g in groups]),torch.tensor([g[0] for g in groups])
 
 # %% ../nbs/10_diffraction.ipynb #e6574b5f
 def _cos_sin(turns):
@@ -241,16 +244,20 @@ def _multiply_interference(intensity,lattices,frames,setup,device):
         intensity *= interference(p,counts[:,k,None,None,None],setup.crystallite.envelope).square_()
     return intensity
 
-# %% ../nbs/10_diffraction.ipynb #1e197afe
-def _simulate_batch(crystals,setup,device):
-    xyz,weight,number,owner = (o.to(device) for o in _atom_groups(crystals))
+# %% ../nbs/10_diffraction.ipynb #814bbfb1
+def _cell_intensity(crystals, frames, setup, device):
+    "|F|^2 of one cell of each crystal (n, b, P, P)."
+    P = setup.detector.pixels; f = _maps(setup.beam,setup.detector,setup.b_factor,device)[4]
+    re,im = (torch.zeros(len(crystals),len(setup.axes),P,P,device=device) for _ in range(2))
+    for xyz,weight,number,owner in _atom_groups(crystals):
+        sums = (_separable if _splits(xyz,setup) else _pixelwise)(xyz.to(device),weight.to(device),frames[owner],setup,device)
+        for k,(i,z) in enumerate(zip(owner.tolist(),number.tolist())): re[i].addcmul_(sums[0][k],f[z]); im[i].addcmul_(sums[1][k],f[z])
+    return re.square_().add_(im.square_())
+
+def _simulate_batch(crystals, setup, device):
     frames = torch.from_numpy(np.stack([[beam_frame(a,c.lattice) for a in setup.axes] for c in crystals])).to(device)
-    sums = (_separable if _splits(xyz,setup) else _pixelwise)(xyz,weight,frames[owner],setup,device)
-    f = _maps(setup.beam,setup.detector,setup.b_factor,device)[4][number][:,None]
-    P = setup.detector.pixels; shape = (len(crystals),len(setup.axes),P,P); intensity = 0
-    for part in sums: intensity = intensity+torch.zeros(shape,device=device).index_add_(0,owner,part.mul_(f)).square_()
     lattices = torch.from_numpy(np.stack([c.lattice for c in crystals])).to(device)
-    return _multiply_interference(intensity,lattices,frames,setup,device)
+    return _multiply_interference(_cell_intensity(crystals,frames,setup,device),lattices,frames,setup,device)
 
 # %% ../nbs/10_diffraction.ipynb #6ed588a7
 def simulate(
