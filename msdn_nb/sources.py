@@ -241,7 +241,7 @@ def prototype_split(
             filled[part] += sizes[k]
     return tuple(np.flatnonzero(owner[kind] == part) for part in range(len(targets)))
 
-# %% ../nbs/02_sources.ipynb #3abf37a4
+# %% ../nbs/02_sources.ipynb #922b0ed0
 def _system_counts(groups):
     "Crystals in each crystal system"
     systems = np.array([''] + [crystal_system(n) for n in range(1, 231)])[groups]
@@ -264,7 +264,7 @@ def plot(self:CrystalTable,
     for i, s in enumerate(CRYSTAL_SYSTEMS):
         groups = [g for g in range(1, 231) if crystal_system(g) == s]
         ax.bar(groups, counts[groups], width=1, color=f'C{i}', label=s)
-    ax.set(xlabel='space group', ylabel='crystals', yscale='symlog', xlim=(0, 231)); ax.legend(fontsize=7, ncol=4)
+    ax.set(xlabel='space group', ylabel='crystals', yscale='symlog', xlim=(0, 231)); ax.legend(fontsize=7, ncol=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
 # %% ../nbs/02_sources.ipynb #5876921b
