@@ -112,7 +112,7 @@ def cell_counts(self:Crystallite,
     n = self.size/length
     return n.clamp(min=2.) if self.envelope=='gaussian' else n.round().clamp(min=1.)
 
-# %% ../nbs/10_diffraction.ipynb #b9ffd292
+# %% ../nbs/10_diffraction.ipynb #901e826a
 def interference(
     phase:torch.Tensor, # S.a_k minus its nearest integer, (...), within -0.5..0.5
     cells:torch.Tensor, # N_k, broadcastable to phase
@@ -120,12 +120,12 @@ def interference(
 )->torch.Tensor: # same shape as phase; the sign of a box's factor is dropped where |F|^2 does not need it
     "Amplitude of N_k cells in a row."
     if envelope=='box':
-        p = torch.where(phase.abs()<1e-6,torch.full_like(phase,1e-6),phase)*math.pi
-        return torch.sin(p*cells)/torch.sin(p)
+        p = phase.abs().clamp(min=1e-6).mul_(math.pi) # the ratio is even, and finite at 0
+        return torch.sin(p*cells).div_(torch.sin(p))
     k = 2*math.pi**2*cells**2/12; d = phase.abs()
     out = torch.exp(-k*d*d)
     if cells.min()<6: out += torch.exp(-k*(1-d)**2)   # less than 1e-6 beyond
-    if cells.min()<2.5: out += torch.exp(-k*(1+d)**2)
+    if cells.min()<3.5: out += torch.exp(-k*(1+d)**2)
     return out*(cells*math.sqrt(math.pi/6))
 
 # %% ../nbs/10_diffraction.ipynb #3b8eb2a4

@@ -320,7 +320,7 @@ def run_facts():
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{platform.machine()}, {os.cpu_count()} cores'
     return dict(commit=git.stdout.strip() or None,hardware=where,python=platform.python_version(),torch=version('torch'))
 
-# %% ../nbs/30_training.ipynb #a7bfc56f
+# %% ../nbs/30_training.ipynb #d6734cc0
 def save_weights(
     model,         # trained network
     recipe:Recipe, # how it was made; its name is the file's
@@ -328,10 +328,10 @@ def save_weights(
     **card,        # what else the card tells: data_hash, seed, scores, temperature, command...
 )->Path:
     "Write NAME.safetensors and NAME.json."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{recipe.name}.safetensors'; part = path.with_suffix('.part')
     state = {k:v.detach().cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k,v in model.state_dict().items()}
-    save_file(state,part); os.replace(part,path)
+    part.write_bytes(save(state)); os.replace(part,path)
     _write_json(path.with_suffix('.json'),dict(name=recipe.name,recipe=asdict(recipe),parameters=sum(p.numel() for p in model.parameters()),**run_facts(),**card))
     return path
 
