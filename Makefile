@@ -1,7 +1,7 @@
 # Two commands need nothing but Python 3.11: `make identify` and `make test`.
 VENV   ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
-EXAMPLE ?= $(firstword $(wildcard examples/*NaCl*.cif examples/*.cif))
+EXAMPLE ?= examples/rutile_TiO2.cif
 FIGURE ?= identify.png
 
 PY   := $(VENV)/bin/python
