@@ -162,7 +162,7 @@ def _identified(items):
         document.append(entry); errors += [error] if error else []
     return document, '\n\n'.join(text), errors
 
-# %% ../nbs/61_cli.ipynb #a9990f7a
+# %% ../nbs/61_cli.ipynb #79a250c3
 Grey = Enum('Grey', {n: n for n in ('linear', 'log')}, type=str)
 
 @app.command()
@@ -172,7 +172,7 @@ def identify(
     mc:Annotated[int, typer.Option(min=0, help='Monte Carlo dropout passes, for error bars; 0 for one plain pass.')]=0,
     plot:Annotated[Optional[Path], typer.Option(help='Draw a figure: PNG, PDF, SVG... Several crystals get a page each in a PDF, else a file each.', show_default=False)]=None,
     top:Annotated[int, typer.Option(min=1, help='Candidates to list.')]=5,
-    grey:Annotated[Grey, typer.Option(help='Grey scale of images; log means the decades of the model.')]='linear',
+    grey:Annotated[Optional[Grey], typer.Option(help='Grey scale of images, log meaning the decades of the model; what the files of msdn simulate state, else linear.', show_default=False)]=None,
     field_of_view:Annotated[Optional[float], typer.Option(min=1e-3, help="Half the edge of images in 1/angstrom; the model's if not given.", show_default=False)]=None,
     seed:Seed=0, as_json:Json=False,
 ):
@@ -180,14 +180,14 @@ def identify(
     if plot and plot.suffix.lower() not in FIGURES: raise typer.BadParameter(f'{plot}: no format for figures; use one of {", ".join(FIGURES)}', param_hint='--plot')
     def job():
         from msdn_nb.training import load_weights
-        options = dict(mc=mc, top=top, grey=Grey(grey).value, field_of_view=field_of_view, seed=seed)
+        options = dict(mc=mc, top=top, grey=grey and Grey(grey).value, field_of_view=field_of_view, seed=seed)
         items = _identify_all(group_inputs(paths), load_weights(model), options)
         document, text, errors = _identified(items)
         drawn = write_figures([i for i in items if not isinstance(i, tuple)], plot) if plot else []
         return document + [dict(input=str(plot), error=e) for e in drawn], text, errors + drawn
     one_job(job, model, as_json)
 
-# %% ../nbs/61_cli.ipynb #310d0287
+# %% ../nbs/61_cli.ipynb #faa74077
 def _axis(text):
     "A zone axis from the command line: x, y, z or u,v,w"
     if text in ('x', 'y', 'z'): return text
@@ -197,7 +197,7 @@ def _axis(text):
     return uvw
 
 def make_setup(
-    name='paper',        # 'paper' or 'default'
+    name='default',      # 'default' or 'paper'
     axes=(),             # zone axes as typed, the setup's own if empty
     wavelength=None,     # angstrom
     radiation=None,      # 'xray' or 'electron'
@@ -214,12 +214,14 @@ def make_setup(
     return change(s, beam=change(s.beam, wavelength=wavelength, radiation=radiation), detector=change(s.detector, pixels=pixels, field_of_view=field_of_view),
                   crystallite=change(s.crystallite, size=size), axes=tuple(map(_axis, axes)) or None, b_factor=b_factor)
 
-# %% ../nbs/61_cli.ipynb #59429389
-def _save_image(array, path):
-    "Write an image whole"
+# %% ../nbs/61_cli.ipynb #da57495e
+def _save_image(array, path, **facts):
+    "Write an image whole, with facts about it in its header"
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
     from msdn_nb.sources import written_beside
-    with written_beside(path) as part: Image.fromarray(array).save(part, format='png')
+    info = PngInfo(); [info.add_text(k, str(v)) for k, v in facts.items()]
+    with written_beside(path) as part: Image.fromarray(array).save(part, format='png', pnginfo=info)
     return path
 
 def _save_arrays(path, **arrays):
@@ -231,12 +233,12 @@ def _save_arrays(path, **arrays):
 
 def _arrays(crystal, setup, intensity, shaped):
     "What the NPZ file holds"
-    return dict(intensity=intensity, shaped=shaped, axes=_axis_names(setup), field_of_view=setup.detector.field_of_view, wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
+    return dict(intensity=intensity, shaped=shaped, axes=_axis_names(setup), field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope, wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
                 lattice=crystal.lattice, numbers=crystal.numbers, frac_coords=crystal.frac_coords, occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
 
 def _axis_names(setup): return [a if isinstance(a, str) else ''.join(map(str, a)) for a in setup.axes]
 
-# %% ../nbs/61_cli.ipynb #7c4d8017
+# %% ../nbs/61_cli.ipynb #b976d1c5
 def write_patterns(
     path,            # structure file
     stem:Path,       # folder and beginning of the names of what is written
@@ -254,8 +256,9 @@ def write_patterns(
     intensity = simulate([crystal], setup)[0]; linear = to_uint8(intensity).numpy()
     shaped = np.stack([shape_pattern(image, channel=k%3, **shaping) for k, image in enumerate(linear)])
     raw, files = to_uint8(intensity, grey).numpy(), []
-    def put(what, array): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png')))
-    for n, image, coloured in zip(_axis_names(setup), raw, shaped): put(f'{n}_raw', image); put(f'{n}_shaped', coloured)
+    facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope)
+    def put(what, array, **facts): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png'), **facts))
+    for n, image, coloured in zip(_axis_names(setup), raw, shaped): put(f'{n}_raw', image, **facts); put(f'{n}_shaped', coloured)
     if len(linear) == 3: put('spot', spot_pattern(linear))
     return [*files, _save_arrays(stem.with_name(stem.name + '.npz'), **_arrays(crystal, setup, intensity.numpy(), shaped))]
 
@@ -276,12 +279,12 @@ def _simulate_all(paths, out, setup, **look):
     text = '\n'.join(f'{d["input"]}: {len(d["files"])} files in {out}' for d in document if 'files' in d)
     return document, text, errors
 
-# %% ../nbs/61_cli.ipynb #df06cecb
+# %% ../nbs/61_cli.ipynb #d48d4716
 @app.command()
 def simulate(
     paths:Structures,
     out:Annotated[Path, typer.Option(help='Folder to write to; made if it is not there.', show_default=False)],
-    setup:Annotated[SetupName, typer.Option(help="paper: Tiong et al. (2020), 256 px. default: what the shipped model sees.")]='paper',
+    setup:Annotated[SetupName, typer.Option(help="default: what the shipped model reads. paper: Tiong et al. (2020), sharp crystallites at 256 px.")]='default',
     axis:Annotated[list[str], typer.Option(help='Zone axis: x, y, z, or u,v,w; repeat it for several.', show_default='x y z')]=[],
     wavelength:Annotated[Optional[float], typer.Option(help='Angstrom.', show_default=False)]=None,
     radiation:Annotated[Optional[Radiation], typer.Option(help='Whose scattering factors.', show_default=False)]=None,

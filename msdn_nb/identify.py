@@ -107,20 +107,23 @@ def structure_patterns(
     named = str(source) if isinstance(source, (str, os.PathLike)) else crystal.name or crystal.formula
     return named, pattern_images([cell], recipe)[0].numpy(), cell.space_group
 
-# %% ../nbs/60_identify.ipynb #7eaec62c
+# %% ../nbs/60_identify.ipynb #655d2c09
 IMAGES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.npy', '.npz'
+_FACTS = 'field_of_view', 'grey', 'envelope' # what `msdn simulate` writes into its PNG and NPZ files
 
 def _open_image(path):
-    "What a file holds, as an array, with a .npz file's field of view if it states one"
+    "What a file holds, as an array, with the facts that it states about itself"
     try:
         if path.suffix.lower() in ('.npy', '.npz'):
             held = np.load(path, allow_pickle=False)
-            if isinstance(held, np.ndarray): return held, None
+            if isinstance(held, np.ndarray): return held, {}
             with held:
                 key = 'intensity' if 'intensity' in held.files else held.files[0]
-                return held[key], float(held['field_of_view']) if 'field_of_view' in held.files else None
+                return held[key], {k: held[k].item() for k in _FACTS if k in held.files}
         from PIL import Image
-        with Image.open(path) as image: return np.asarray(image.convert('RGB') if image.mode == 'P' else image), None
+        with Image.open(path) as image:
+            told = {k: (float if k == 'field_of_view' else str)(image.info[k]) for k in _FACTS if k in image.info}
+            return np.asarray(image.convert('RGB') if image.mode == 'P' else image), told
     except FileNotFoundError as e: raise IdentifyError(f'{path}: there is no such file; check the path') from e
     except Exception as e: raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give a PNG, JPEG, TIFF, NPY or NPZ file') from e
 
@@ -175,14 +178,15 @@ def resample(
     new = np.exp(np.asarray(logs.resize((detector.pixels,)*2, Image.Resampling.BILINEAR, box=(middle - half,)*2 + (middle + half,)*2)))
     return np.where(new < least, 0, new)
 
-# %% ../nbs/60_identify.ipynb #afe5dd35
-def _check_images(arrays, names, recipe, grey, field_of_view, decades):
+# %% ../nbs/60_identify.ipynb #1bc86cb9
+def _check_images(arrays, names, recipe, grey, field_of_view, decades, envelope):
     "Warn of what makes the images' answer doubtful"
     own = recipe.setup.detector.field_of_view
     if field_of_view is None: warnings.warn(f'no field of view given; half the edge of the images is taken as {own:g} 1/Å')
     elif field_of_view < .98*own: warnings.warn(f'the images reach {field_of_view:g} 1/Å, the model reads {own:g}; the rim is taken as dark')
     if grey == 'linear' and recipe.scale == 'log' and arrays[0].dtype == np.uint8:
         warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits or logarithmic grey (grey="log") if you can')
+    if envelope not in (None, own_envelope := recipe.setup.crystallite.envelope): warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; expect little')
     for array, name in zip(arrays, names):
         off = np.abs(np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2).max()
         if off > .06*len(array): warnings.warn(f'{name}: the brightest pixel is not in the middle, where the model expects the direct beam; centre the image on it')
@@ -190,21 +194,22 @@ def _check_images(arrays, names, recipe, grey, field_of_view, decades):
 def image_patterns(
     images,                         # three arrays (N, N) or paths, beams x, y, z
     recipe:Recipe,                  # of the network
-    grey:str='linear',              # their grey scale, 'linear' or 'log'
-    field_of_view:float|None=None,  # half their edge, 1/angstrom; the recipe's by default
+    grey:str|None=None,             # their grey scale, 'linear' or 'log'; what the files state, else linear
+    field_of_view:float|None=None,  # half their edge, 1/angstrom; what the files state, else the recipe's
     decades:float|None=None,        # of the log scale; the recipe's by default
+    facts:dict|None=None,           # what is known of arrays, as files state it
 )->tuple: # their names; patterns (3, P, P) uint8
     "Patterns from images, as the network is used to them"
     names = [str(i) if isinstance(i, (str, os.PathLike)) else f'image {k}' for i, k in zip(images, 'xyz')]
-    opened = [_open_image(Path(i)) if isinstance(i, (str, os.PathLike)) else (np.asarray(i), None) for i in images]
+    opened = [_open_image(Path(i)) if isinstance(i, (str, os.PathLike)) else (np.asarray(i), facts or {}) for i in images]
     arrays = [check_image(array, name) for (array, _), name in zip(opened, names)]
     if len({a.shape for a in arrays}) > 1: raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays)) + ': the sizes must be equal; resize or crop them to one')
-    view, decades = field_of_view or opened[0][1], decades or recipe.decades
-    _check_images(arrays, names, recipe, grey, view, decades)
+    told = opened[0][1]; view, decades, grey = field_of_view or told.get('field_of_view'), decades or recipe.decades, grey or told.get('grey', 'linear')
+    _check_images(arrays, names, recipe, grey, view, decades, told.get('envelope'))
     intensity = [resample(grey_to_intensity(a, grey, decades), view or recipe.setup.detector.field_of_view, recipe.setup.detector) for a in arrays]
     return ' '.join(names), to_uint8(np.stack(intensity), recipe.scale, recipe.decades).numpy()
 
-# %% ../nbs/60_identify.ipynb #96b91b8f
+# %% ../nbs/60_identify.ipynb #79572b02
 POWDER = '.xy', '.xye', '.raw', '.xrdml', '.brml', '.uxd', '.ras', '.chi', '.csv', '.dat', '.gsas', '.fxye'
 
 def holds_three(
@@ -222,13 +227,13 @@ def _three_images(source):
     suffix = path.suffix.lower() if path else ''
     if suffix in POWDER: raise IdentifyError(f'{source}: this looks like a powder pattern, and no powder model ships in this version; give a structure file, or three zone-axis images x y z')
     if suffix in IMAGES:
-        if suffix in ('.npy', '.npz'): held, view = _open_image(path)
+        if suffix in ('.npy', '.npz'): held, facts = _open_image(path)
         if not holds_three(path): raise IdentifyError(f'{source}: this is one image; give three in the order x y z')
-        return list(held), view
+        return list(held), facts
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):
         names = ' '.join(str(s) for s in source if isinstance(s, (str, os.PathLike)))
         if len(source) != 3: raise IdentifyError(f'{names or "images"}: {len(source)} in a row; give three for each crystal, in the order x y z')
-        return list(source), None
+        return list(source), {}
 
 # %% ../nbs/60_identify.ipynb #35522a5a
 def _doubts(candidates, probabilities, recipe, group):
@@ -251,14 +256,14 @@ def _model(model):
     path = Path(str(model))
     return _trained(str(model), path.stat().st_mtime_ns if path.suffix == '.safetensors' and path.exists() else 0)
 
-# %% ../nbs/60_identify.ipynb #bd948f8f
+# %% ../nbs/60_identify.ipynb #8e1d177c
 def identify(
     source,                        # path, `Crystal`, pymatgen `Structure` or `ase.Atoms`; or three images x y z (paths or arrays)
     model='msdn-72',               # name of shipped weights, path of a .safetensors file, or a `Trained`
     mc:int=0,                      # Monte Carlo dropout passes; 0 for one plain pass
     top:int=5,                     # candidates wanted
-    grey:str='linear',             # grey scale of images, 'linear' or 'log'
-    field_of_view:float|None=None, # half the edge of images, 1/angstrom
+    grey:str|None=None,            # grey scale of images, 'linear' or 'log'; what the files state, else linear
+    field_of_view:float|None=None, # half the edge of images, 1/angstrom; what the files state, else the model's
     decades:float|None=None,       # of images in log grey; the recipe's by default
     seed:int=0,                    # of the dropout
 )->Identification:
@@ -269,7 +274,7 @@ def identify(
         three = _three_images(source)
         if three is None: named, patterns, group = structure_patterns(source, recipe)
         else:
-            (named, patterns), group = image_patterns(three[0], recipe, grey, field_of_view or three[1], decades), None
+            (named, patterns), group = image_patterns(three[0], recipe, grey, field_of_view, decades, three[1]), None
             if isinstance(source, (str, os.PathLike)): named = str(source)
         probabilities, std = (o[0] for o in predict(trained, patterns[None], mc, seed=seed))
         candidates = rank(probabilities, std, recipe.classes, top)
