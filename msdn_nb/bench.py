@@ -19,11 +19,11 @@ from pathlib import Path
 from timeit import timeit
 import numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
-from .crystal import Crystal, measure_standard_cells, read_crystal, standard_cell
+from .crystal import Crystal, measure_standard_cells, read_crystal, standard_cell, write_json
 from .diffraction import Beam, Crystallite, Detector, Setup, beam_frame, scattering_factor, simulate
 from .shaping import measure_shaping
-from .sources import CrystalTable, data_hash, shared_path, written_beside
-from .training import run_facts
+from .sources import CrystalTable, data_hash, shared_path
+from .training import training_facts
 import msdn_nb
 
 # %% ../nbs/44_bench.ipynb #52cdb63d
@@ -357,7 +357,7 @@ def run_bench(
     for name, part in bench_parts(quick, seed).items():
         if report: report(name)
         begun = time.perf_counter(); found[name] = part(); found[name]['wall_time_s'] = time.perf_counter() - begun
-    found.update(quick=quick, seed=seed, **run_facts(), load_before=load, load_after=os.getloadavg()[0] if load is not None else None, wall_time_s=time.perf_counter() - start,
+    found.update(quick=quick, seed=seed, **training_facts(), load_before=load, load_after=os.getloadavg()[0] if load is not None else None, wall_time_s=time.perf_counter() - start,
         command=f'python -c "from msdn_nb.bench import run_bench as b; b(quick={quick}, seed={seed}, out={str(out)!r})"')
     if out is not None: write_bench(found, out)
     return found
@@ -367,8 +367,7 @@ def write_bench(
     out,        # JSON file, in a folder that exists or can be made
 )->None:
     "Write the outcome, whole or not at all"
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(out) as part: Path(part).write_text(json.dumps(found, indent=1) + '\n')
+    write_json(out, found)
 
 # %% ../nbs/44_bench.ipynb #b2bc7f67
 def bench_ratios(

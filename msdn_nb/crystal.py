@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_ATOMS', 'CrystalError', 'cell_parameters', 'lattice_from_parameters', 'Crystal', 'from_pymatgen', 'from_ase',
            'fill_cell', 'atomic_number', 'read_crystal', 'check_size', 'find_space_group', 'standard_cell_arrays',
-           'standard_cell', 'same_cell', 'same_pattern', 'standard_cells', 'measure_standard_cells']
+           'standard_cell', 'same_cell', 'same_pattern', 'standard_cells', 'run_facts', 'write_json',
+           'measure_standard_cells']
 
 # %% ../nbs/01_crystal.ipynb #c7ae941a
 import hashlib, json, os, platform, re, subprocess, time, warnings
@@ -639,14 +640,22 @@ def _sample(path, n, seed):
     rows = np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))
     return [Crystal(np.reshape(r['lattice'], (3, 3)), r['numbers'], np.reshape(r['frac_coords'], (-1, 3)), name=r['material_id']) for r in table.take(rows).to_pylist()]
 
-# %% ../nbs/01_crystal.ipynb #d58987a3
-def _provenance(path):
-    "Hash of the data, commit and hardware"
-    commit = subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True).stdout.strip() or None
+# %% ../nbs/01_crystal.ipynb #0fac7501
+def run_facts()->dict: # commit (None outside a checkout, or without git), hardware, Python, load average
+    "Where something was measured, for results and cards"
+    here = Path(__file__).parent if '__file__' in globals() else None
+    try: commit = subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True, cwd=here).stdout.strip() or None
+    except FileNotFoundError: commit = None # no git on this machine
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     load = round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
-    return dict(data_hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(), commit=commit, hardware=f'{platform.platform()}, {cores} cores', load_average=load)
+    return dict(commit=commit, hardware=f'{platform.machine()}, {cores} cores', python=platform.python_version(), load_average=load)
 
+def write_json(path, value):
+    "Write beside, then rename: never half a file"
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); part = path.with_name(path.name + '.part')
+    part.write_text(json.dumps(value, indent=1) + '\n'); os.replace(part, path)
+
+# %% ../nbs/01_crystal.ipynb #d58987a3
 def measure_standard_cells(
     path,             # Parquet file with `lattice`, `numbers`, `frac_coords`, `material_id`
     n:int=5000,       # structures to draw
@@ -664,9 +673,7 @@ def measure_standard_cells(
     patterns = [good and same_pattern(*p) for good, p in zip(cells, pairs)]
     speeds = {'one_core': len(ours)/one, 'two_cores': len(ours)/two, 'pymatgen_one_core': len(ours)/theirs, 'per_cpu_second': len(ours)/one_cpu, 'pymatgen_per_cpu_second': len(ours)/theirs_cpu}
     found = dict(n=len(ours), agreement_lattice=float(np.mean(cells)), agreement_pattern=float(np.mean(patterns)), disagree=[c.name for c, good in zip(crystals, patterns) if not good],
-        structures_per_second=speeds, ratio_to_pymatgen={'one_core': theirs/one, 'two_cores': theirs/two, 'cpu_time': theirs_cpu/one_cpu}, seed=seed, **_provenance(path),
+        structures_per_second=speeds, ratio_to_pymatgen={'one_core': theirs/one, 'two_cores': theirs/two, 'cpu_time': theirs_cpu/one_cpu}, seed=seed, data_hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(), **run_facts(),
         wall_time_s=time.perf_counter() - start, command=f'python -c "from msdn_nb.crystal import measure_standard_cells as m; m({str(path)!r}, n={n}, seed={seed}, out={str(out)!r})"')
-    if out is not None:
-        part = Path(out).with_suffix('.part'); part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(found, indent=1) + '\n'); part.replace(out)
+    if out is not None: write_json(out, found)
     return found

@@ -7,13 +7,13 @@ __all__ = ['ranks', 'pooled', 'reliability', 'expected_calibration_error', 'Eval
 
 # %% ../nbs/40_evaluation.ipynb #3c303afc
 import time
-from dataclasses import dataclass, asdict
+from dataclasses import dataclass
 import numpy as np, torch
 from fastcore.basics import patch
-from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class, ceiling, population
+from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class
 from .crystal import MAX_ATOMS
 from .sources import CrystalTable, data_hash
-from .training import Trained, spread, progress, predict, _fill_chunk, split_rows, open_cache, fit_temperature, save_weights, network_input
+from .training import Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, fit_temperature, save_weights, network_input
 from .models import joint_logits
 
 # %% ../nbs/40_evaluation.ipynb #468672a1
@@ -105,7 +105,7 @@ def evaluate(
     rows = np.arange(len(table)) if rows is None else np.asarray(rows); known = np.isin(groups[rows],recipe.classes)&(sizes[rows]<MAX_ATOMS)
     todo = rows[known]; parts = [todo[i:i+chunk] for i in range(0,len(todo),chunk)]; probabilities,good = [],[]
     jobs = (([table[int(i)] for i in p],recipe,groups[p]) for p in parts)
-    for part,(images,labels) in zip(parts,progress(spread(_fill_chunk,jobs,workers),len(parts),f'evaluating {trained.card["name"]}')):
+    for part,(images,labels) in zip(parts,progress(spread(fill_chunk,jobs,workers),len(parts),f'evaluating {trained.card["name"]}')):
         keep = labels>0; good.append(part[keep])
         if keep.any(): probabilities.append(predict(trained,images[keep])[0])
     good = np.concatenate(good) if good else np.zeros(0,int); classes = np.array(recipe.classes)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
-from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class, inseparable, symbol
+from .symmetry import CRYSTAL_SYSTEMS, crystal_system, inseparable, symbol
 from .crystal import check_size, read_crystal, standard_cell
 from .diffraction import Detector, to_uint8
 from .shaping import find_nodes, join_nodes, shape_pattern

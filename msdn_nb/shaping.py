@@ -9,12 +9,12 @@ __all__ = ['SOFTNESS', 'HIDDEN', 'NEAR', 'FEW', 'FAINT', 'MODES', 'BEAM_COLOURS'
            'measure_shaping', 'draw_shaped', 'explore_shaping', 'crystal_scene', 'draw_crystal', 'crystal_view']
 
 # %% ../nbs/11_shaping.ipynb #0d6750f7
-import json, math, os, platform, subprocess, time
+import math, os, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 import numba, numpy as np
 from fastcore.basics import patch
+from .crystal import run_facts, write_json
 
 # %% ../nbs/11_shaping.ipynb #a47d966b
 def compiled(
@@ -400,16 +400,10 @@ def measure_shaping(
     for _ in range(rounds):
         t = time.perf_counter(); shaped_patterns_batch(images, mode=mode, workers=workers); times.append(time.perf_counter() - t)
     found = dict(images_per_second=len(flat)/min(times), images_per_second_median=len(flat)/float(np.median(times)), released_program_images_per_second=.25, workers=workers, n=len(flat), rounds=rounds, pixels=int(flat.shape[-1]),
-        mode=mode, nodes_mean=float(np.mean(count)), nodes_range=[min(count), max(count)], seed=seed, **_provenance(), wall_time_s=time.perf_counter() - start,
+        mode=mode, nodes_mean=float(np.mean(count)), nodes_range=[min(count), max(count)], seed=seed, **run_facts(), wall_time_s=time.perf_counter() - start,
         command=f'python -c "from msdn_nb.shaping import measure_shaping as m; m(n={len(flat)}, pixels={pixels}, mode={mode!r}, workers={workers}, rounds={rounds}, seed={seed}, out=\'results/shaping_speed.json\')"')
-    if out is not None: part = Path(out).with_suffix('.part'); part.parent.mkdir(parents=True, exist_ok=True); part.write_text(json.dumps(found, indent=1) + '\n'); part.replace(out)
+    if out is not None: write_json(out, found)
     return found
-
-# %% ../nbs/11_shaping.ipynb #15ab6f48
-def _provenance():
-    "Commit, hardware and load, for the record."
-    commit = subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True).stdout.strip() or None
-    return dict(commit=commit, hardware=f'{platform.machine()}, {os.cpu_count()} cores', load_average=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
 
 # %% ../nbs/11_shaping.ipynb #b47646e1
 def draw_shaped(
