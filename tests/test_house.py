@@ -43,16 +43,24 @@ def test_sidebar_lists_every_notebook_once_and_in_order():
 def test_site_is_configured_by_the_top_level_file(tmp_path):
     "nbdev stages `nbs/` for Quarto; a change at the top has to arrive there."
     nbs = tmp_path/'nbs'
-    nbs.mkdir()
     shutil.copy(ROOT/'pyproject.toml', tmp_path)
-    shutil.copy(NBS/'index.ipynb', nbs)
+    (nbs/'experiments').mkdir(parents=True)
+    for name in ('index.ipynb', 'experiments/log.ipynb'): shutil.copy(NBS/name, nbs/name)
     (nbs/'_quarto.yml').symlink_to(os.readlink(NBS/'_quarto.yml'))
     changed = (ROOT/'_quarto.yml').read_text(encoding='utf-8')+'\n# changed\n'
     (tmp_path/'_quarto.yml').write_text(changed, encoding='utf-8')
     code = 'from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(n_workers=0)'
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path/'_proc/_quarto.yml').read_text(encoding='utf-8') == changed
-    assert (tmp_path/'_proc/index.ipynb').exists() and not (nbs/'sidebar.yml').exists()
+    assert (tmp_path/'_proc/index.ipynb').exists() and (tmp_path/'_proc/experiments/log.ipynb').exists() and not (nbs/'sidebar.yml').exists()
+
+
+def test_links_between_notebooks_lead_somewhere():
+    "Notebooks in `nbs/experiments` link to the chapters one folder up, and the other way round"
+    for name in notebooks():
+        cells = json.loads((NBS/name).read_text(encoding='utf-8'))['cells']
+        for link in re.findall(r'\]\(([^)\s#]+\.ipynb)', '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')):
+            if '://' not in link: assert (NBS/name).parent.joinpath(link).exists(), f'{name} links to {link}, which is not there'
 
 
 def test_every_module_comes_from_a_notebook():
