@@ -308,7 +308,7 @@ def test_train_and_evaluate_laws(data, table, tmp_path, monkeypatch):
     from functools import partial
     from msdn_nb import powder_network as net
     small = replace(net.LAW_RECIPES['ulbd-cubic'], name='ulbd-toy', architecture='PowderCNN', labels='group', samples=16, epochs=1, batch_size=8)
-    monkeypatch.setitem(net.LAW_RECIPES, 'ulbd-toy', small); monkeypatch.setattr(net, 'finish_powder', partial(net.finish_law, n=40))
+    monkeypatch.setitem(net.LAW_RECIPES, 'ulbd-toy', small); monkeypatch.setattr(net, 'finish_law', partial(net.finish_law, n=40))
     code, found, err = run_json('train', 'ulbd-toy', '--out', tmp_path, *(['--data', table] if data else []), '--workers', 1)
     assert code == 0, err
     assert Path(found['output']).name == ('cddd-toy' if data else 'ulbd-toy') + '.safetensors' and 0 <= found['scores']['top1'] <= found['scores']['top5'] <= 1
