@@ -54,7 +54,7 @@ def _sorted(x, y):
     if len(unique) == len(x): return x, y, notes
     return unique, np.bincount(at.ravel(), y)/times, (*notes, f'repeated angles averaged: {len(x) - len(unique)}')
 
-# %% ../nbs/54_measured.ipynb #41c0116f
+# %% ../nbs/54_measured.ipynb #cebc06df
 def _refuse(x, y):
     "Raise a `PowderError` if `x` (degrees) and `y` cannot be a powder pattern"
     span = f'the first column runs from {x.min():g} to {x.max():g}' if len(x) else ''
@@ -62,12 +62,13 @@ def _refuse(x, y):
     if x.max() >= 180: raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to 2theta, or name the column q_A^-1 or d_A')
     if x.max() <= np.pi and len(x) > 20:
         raise PowderError(f'{span}: too small for 2theta in degrees (radians, or q?); multiply radians by 57.2958, or name the column q_A^-1 (2 pi/d) or d_A')
-    if len(np.unique(x)) < len(x)/2: raise PowderError(f'most angles are repeated ({len(np.unique(x))} different of {len(x)}); decimal commas with commas between columns? separate the columns by semicolons or tabs')
+    different = len(np.unique(x))
+    if different < len(x)/2: raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas between columns? separate the columns by semicolons or tabs')
     if abs(y).max() > 1e15: raise PowderError(f'intensities of up to {abs(y).max():g} are no counts; give the measured intensity')
     if y.max() <= 0: raise PowderError('all intensities are zero or negative; give the measured counts, not a difference')
     if np.ptp(y) == 0: raise PowderError(f'the intensity is {y[0]:g} at every angle; give the column that holds the counts')
     if (y < 0).mean() > .4: raise PowderError(f'{(y < 0).mean():.0%} of the intensities are negative; give the measured counts, not a difference or a logarithm')
-    if len(x) < 200: raise PowderError(f'{len(x)} points only; a pattern needs at least 200 (a peak list is no pattern: use `msdn extinction check`)')
+    if different < 200: raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use `msdn extinction check`)')
     if np.ptp(x) < 5: raise PowderError(f'{span}, less than 5 degrees; give the whole scan')
 
 # %% ../nbs/54_measured.ipynb #f3a94316
