@@ -692,7 +692,7 @@ def estimate_background(
     if len(inside) < 2: raise PowderError(f'{pattern.name or "pattern"}: it covers less than two bins of the axis; give a longer range')
     return np.interp(place, first + inside, _clipped(y, measured)[inside])
 
-# %% ../nbs/51_powder.ipynb #ca5cc290
+# %% ../nbs/51_powder.ipynb #64e5e0cb
 def _drawn(path, n, seed):
     "`n` crystals of a Parquet file of structures at random"
     table = CrystalTable(path)
@@ -718,11 +718,11 @@ def measure_powder(
     found = dict(n=len(crystals), pymatgen={kind: dict(n=len(rows), lines=int(sum(r['lines'] for r in rows)), **{k: _spread_of(rows, k) for k in keys}) for kind, rows in agreed.items()},
         gemmi={kind: dict(n=len(group), f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f')) for kind, group in (('xray', crystals), ('neutron', fit))},
         seed=seed, data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
-        command=f'python -c "from msdn_nb.powder import measure_powder as m; m({str(path)!r}, n={n}, seed={seed}, out={str(out)!r})"')
+        command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found
 
-# %% ../nbs/51_powder.ipynb #da4766bd
+# %% ../nbs/51_powder.ipynb #3eb7d23f
 def measure_powder_speed(
     path,         # Parquet file of structures
     n:int=200,    # crystals
@@ -744,6 +744,6 @@ def measure_powder_speed(
     found = dict(n=len(crystals), two_theta=[5, 90], lines_mean=float(np.mean(ours)), pymatgen_lines_mean=float(np.mean(theirs)), atoms_mean=float(np.mean([len(c.numbers) for c in crystals])),
         crystals_per_second={k: len(crystals)/v for k, v in timed['seconds'].items()}, profile_points=len(tool.angles), profile_ratio_to_pymatgen=timed['seconds']['pymatgen']/timed['seconds']['profile'], **timed,
         seed=seed, data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
-        command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({str(path)!r}, n={n}, seed={seed}, rounds={rounds}, out={str(out)!r})"')
+        command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({Path(path).name!r}, n={n}, seed={seed}, rounds={rounds}, out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found
