@@ -460,24 +460,30 @@ def _some_rows(table, limit, seed):
     import numpy as np
     return table if limit is None or limit >= len(table) else table[np.sort(np.random.default_rng(seed).permutation(len(table))[:limit])]
 
-# %% ../nbs/61_cli.ipynb #2ed7d111
-def _train_images(recipe, table, run, out, epochs, workers, seed, command):
+# %% ../nbs/61_cli.ipynb #a0261f2d
+def _begun(start):
+    "What a training began with, for the card"
+    from msdn_nb.training import weights_path
+    card = json.loads(weights_path(start).with_suffix('.json').read_text())
+    return {k: card[k] for k in ('name', 'commit', 'started_from') if k in card}
+
+def _train_images(recipe, table, run, out, epochs, workers, seed, start, cache, command):
     "Path of the weights, and scores"
-    from msdn_nb.training import train
+    from msdn_nb.training import load_weights, train
     from msdn_nb.evaluation import finish_training
-    learn = train(recipe, table, run, epochs=epochs, workers=workers, seed=seed)
-    path, scored = finish_training(learn, recipe, table, run, out, seed=seed, workers=workers, command=command)
+    learn = train(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_weights(start).model.state_dict() if start else None, cache=cache)
+    path, scored = finish_training(learn, recipe, table, run, out, seed=seed, workers=workers, cache=cache, command=command, **(dict(started_from=_begun(start)) if start else {}))
     return path, scored.to_dict()
 
-def _train_powder(recipe, table, run, out, epochs, workers, seed, command):
+def _train_powder(recipe, table, run, out, epochs, workers, seed, start, cache, command):
     "Path of the weights, and scores"
-    from msdn_nb.powder_model import finish_powder, train_powder
-    learn = train_powder(recipe, table, run, epochs=epochs, workers=workers, seed=seed)
-    path, scored = finish_powder(learn.model, recipe, table, out, seed=seed, workers=workers, command=command)
+    from msdn_nb.powder_model import finish_powder, load_powder, train_powder
+    learn = train_powder(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_powder(start).model.state_dict() if start else None)
+    path, scored = finish_powder(learn.model, recipe, table, out, seed=seed, workers=workers, command=command, **(dict(started_from=_begun(start)) if start else {}))
     return path, scored.to_dict()
 
-# %% ../nbs/61_cli.ipynb #ecf39718
-def _train_laws(recipe, table, run, out, epochs, workers, seed, command):
+# %% ../nbs/61_cli.ipynb #b15cb8a8
+def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, command):
     "Path of the weights, and scores on law-made patterns"
     from dataclasses import replace
     import numpy as np
@@ -487,32 +493,38 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, command):
     if table is not None:
         made = cddd(table, np.flatnonzero(np.isin(table.space_group, recipe.groups)), threads=workers)
         recipe, data = replace(recipe, name=recipe.name.replace('ulbd', 'cddd')), (made.patterns, made.space_group)
-    learn = net.train_law(recipe, run, data, seed=seed)
+    learn = net.train_law(recipe, run, data, seed=seed, start=start)
     path = net.finish_law(learn.model.float().cpu(), recipe, out, command=command, seed=seed)
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
-# %% ../nbs/61_cli.ipynb #66d6ad39
+# %% ../nbs/61_cli.ipynb #b3b655b6
 @app.command()
 def train(
     name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic...; a wrong name lists them all.', show_default=False)],
     out:Annotated[Path, typer.Option(help='Folder for weights and card.', show_default=False)],
     data:Annotated[Optional[Path], typer.Option(help='Parquet file of structures, as msdn data writes it; the ulbd recipes do without.', show_default=False)]=None,
     epochs:Annotated[Optional[int], typer.Option(min=1, help="The recipe's if not given.", show_default=False)]=None,
+    lr:Annotated[Optional[float], typer.Option(min=0, help="Peak learning rate; the recipe's if not given.", show_default=False)]=None,
     limit:Annotated[Optional[int], typer.Option(min=1, help='Use a random part of the table.', show_default=False)]=None,
+    start:Annotated[Optional[str], typer.Option(help='Weights of the same architecture to begin with: a shipped name, or the path of a .safetensors file.', show_default=False)]=None,
+    cache:Annotated[Optional[Path], typer.Option(help='Cache of an earlier training that holds these rows, NAME.run/cache; for networks of zone-axis patterns.', show_default=False)]=None,
     workers:Workers=2, seed:Seed=0, as_json:Json=False,
 ):
     "Train a recipe, score it, save the weights."
     def job():
+        from dataclasses import replace
         from msdn_nb.sources import CrystalTable
         known = _recipes()
         if name not in known: raise ValueError(f'{name}: no such recipe; there are {", ".join(known)}')
         kind, recipe = known[name]
+        if cache and kind != 'images': raise ValueError(f'{name}: only networks of zone-axis patterns share a cache; leave out --cache')
         if data is None and kind != 'laws': raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes it')
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'
         run.mkdir(parents=True, exist_ok=True)
-        command = f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --limit {limit}' if limit else '') + f' --seed {seed}'
-        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, command)
+        command = f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + f' --seed {seed}'
+        if lr: recipe = replace(recipe, lr=lr)
+        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, command)
         return dict(output=str(path), card=str(path.with_suffix('.json')), scores=scores), f'{path}\n{_scores(scores)}', []
     one_job(job, data or name, as_json)
 
@@ -534,7 +546,7 @@ def _rows_wanted(trained, table, unseen, sample, seed):
         rows = split_rows(table, trained.recipe, made['seed'])[2]
     return rows if sample is None or sample >= len(rows) else np.sort(np.random.default_rng(seed).permutation(rows)[:sample])
 
-# %% ../nbs/61_cli.ipynb #df8f9b1a
+# %% ../nbs/61_cli.ipynb #ee203fe1
 def _evaluate_laws(trained, table, rows, workers, chunk=512):
     "`Evaluation` of a network of paper B on structures"
     import time
@@ -552,7 +564,8 @@ def _evaluate_laws(trained, table, rows, workers, chunk=512):
 
 def _scored(model, table, unseen, sample, workers, seed):
     "`Evaluation` of any model"
-    from msdn_nb.identify import load_model, weights_kind
+    from msdn_nb.identify import load_model
+    from msdn_nb.training import weights_kind
     from msdn_nb import evaluation, powder_model, powder_network
     kind = weights_kind(model); trained = powder_network.load_law(model) if kind == 'laws' else load_model(model)
     score = dict(images=evaluation.evaluate, powder=powder_model.evaluate_powder, laws=_evaluate_laws)[kind]

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGES', 'TABLES', 'IdentifyError', 'Candidate', 'rank', 'system_probabilities', 'Identification',
            'structure_patterns', 'check_image', 'grey_to_intensity', 'resample', 'image_patterns', 'holds_three',
-           'input_kind', 'weights_kind', 'load_model', 'identify', 'joining_level']
+           'input_kind', 'load_model', 'identify', 'joining_level']
 
-# %% ../nbs/60_identify.ipynb #843e82e6
+# %% ../nbs/60_identify.ipynb #494dcca1
 import json, os, re, textwrap, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,7 +18,7 @@ from .symmetry import CRYSTAL_SYSTEMS, crystal_system, inseparable, symbol
 from .crystal import CrystalError, check_size, read_crystal, standard_cell
 from .diffraction import Detector, to_uint8
 from .shaping import find_nodes, join_nodes, shape_pattern
-from .training import WEIGHTS, Recipe, Trained, WeightsError, load_weights, pattern_images, predict
+from .training import Recipe, Trained, WeightsError, load_weights, pattern_images, predict, weights_kind
 from .extinction import ExtinctionCheck
 from .powder import PowderPattern, to_axis
 from .measured import check_powder, looks_like_powder
@@ -264,17 +264,7 @@ def input_kind(
     three = _three_images(source)
     return ('images', three) if three else ('powder' if _is_powder(source) else 'structure', None)
 
-# %% ../nbs/60_identify.ipynb #c9ed780b
-def weights_kind(
-    name, # of shipped weights, or the path of a .safetensors file
-)->str: # 'images', 'powder' or 'laws'; 'images' where there is no card to ask
-    "What a network reads, as its card says"
-    card = (Path(name) if str(name).endswith('.safetensors') else WEIGHTS/f'{name}.safetensors').with_suffix('.json')
-    try: facts = json.loads(card.read_text())
-    except (OSError, ValueError): return 'images'
-    if not isinstance(facts, dict): return 'images'
-    return facts['kind'] if facts.get('kind') in ('powder', 'laws') else 'laws' if 'grid' in (facts.get('recipe') or {}) else 'images'
-
+# %% ../nbs/60_identify.ipynb #6cefac95
 @lru_cache(4)
 def _trained(name, changed):
     kind = weights_kind(name)

@@ -12,7 +12,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines
            'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches',
            'learn_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/55_powder_model.ipynb #bedc16d6
+# %% ../nbs/55_powder_model.ipynb #1668b2d1
 import copy, json, math, os, sys, time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +26,8 @@ from torch import nn
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
 from .sources import CrystalTable, data_hash, random_split
-from .training import (WEIGHTS, CacheError, WeightsError, _dropout, _quiet, autocast_callback, checkpoint_callback, fit_temperature,
-                              learner_parts, progress, split_rows, spread, training_facts)
+from .training import (WEIGHTS, CacheError, _dropout, _quiet, autocast_callback, checkpoint_callback, fit_temperature, learner_parts, progress,
+                              read_weights, shipped_weights, split_rows, spread, training_facts, weights_kind, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import _family, extinction_classes
 from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, _compiled, axis_place, clip_peaks, line_list
@@ -558,7 +558,7 @@ def train_powder(
         if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
     return learn
 
-# %% ../nbs/55_powder_model.ipynb #5a8ed7d6
+# %% ../nbs/55_powder_model.ipynb #1c5a33d2
 @dataclass(frozen=True)
 class TrainedPowder:
     "A trained powder network with its recipe and card."
@@ -576,36 +576,20 @@ def save_powder(
     folder=WEIGHTS,
     **card,                    # what else the card tells
 )->Path:
-    "Write NAME.safetensors and NAME.json."
-    from safetensors.torch import save
-    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{recipe.name}.safetensors'; part = path.with_suffix('.part')
-    state = {k:v.detach().cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k,v in model.state_dict().items()}
-    part.write_bytes(save(state)); os.replace(part,path)
-    write_json(path.with_suffix('.json'),dict(name=recipe.name,kind='powder',recipe=asdict(recipe),parameters=sum(p.numel() for p in model.parameters()),**training_facts(),**card))
-    return path
+    "Keep a powder network."
+    return write_weights(model,recipe.name,folder,kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/55_powder_model.ipynb #28bf9664
+# %% ../nbs/55_powder_model.ipynb #1e89c990
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
     "Network, recipe and card, ready to predict."
-    from safetensors.torch import load_file
-    from safetensors import SafetensorError
-    path = Path(name) if str(name).endswith('.safetensors') else WEIGHTS/f'{name}.safetensors'; card = path.with_suffix('.json')
-    if not path.exists(): raise WeightsError(f'{name}: no such weights; the powder models shipped are {", ".join(shipped_powder()) or "none"}, or give the path of a .safetensors file')
-    if not card.exists(): raise WeightsError(f'{path}: its card {card.name} is missing; keep the two files together')
-    try:
-        facts = json.loads(card.read_text())
-        if facts.get('kind')!='powder': raise WeightsError(f'{path}: these weights are for diffraction images, not for powder patterns; use msdn_nb.training.load_weights')
-        recipe = powder_recipe_from_dict(facts['recipe']); model = PowderNet(**recipe.model_args)
-        model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in load_file(path).items()})
-    except (SafetensorError,RuntimeError,KeyError,TypeError,json.JSONDecodeError,OSError) as e:
-        raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); fetch them again') from e
-    return TrainedPowder(model.eval().to(memory_format=torch.channels_last),recipe,facts)
+    def build(card): recipe = powder_recipe_from_dict(card['recipe']); return recipe,PowderNet(**recipe.model_args)
+    model,recipe,card = read_weights(name,'powder',build); return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
 
 def shipped_powder()->list: # names
     "Powder models that came with the package."
-    return sorted(p.stem for p in WEIGHTS.glob('*.json') if json.loads(p.read_text()).get('kind')=='powder')
+    return [n for n in shipped_weights() if weights_kind(n)=='powder']
 
 # %% ../nbs/55_powder_model.ipynb #1c238c36
 @torch.no_grad()

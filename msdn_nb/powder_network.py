@@ -8,7 +8,7 @@ __all__ = ['WIDTHS', 'LAW_RECIPES', 'LATTICE_SPLIT', 'PairMax', 'ByteDropout', '
            'law_parts', 'LawSupply', 'ArraySupply', 'law_loaders', 'epoch_callback', 'law_learner', 'train_law',
            'law_answers', 'evaluate_law', 'law_weights', 'load_law', 'finish_law', 'training_speed']
 
-# %% ../nbs/53_powder_network.ipynb #9e90c018
+# %% ../nbs/53_powder_network.ipynb #33a816df
 import json, math, time
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from .extinction import extinction_ceiling, extinction_classes, system_groups
 from .lattices import GRIDS, PAPER_AXIS, LatticeGrid, PatternBatch, UlbdStream, split_draws, split_lattices, _keys, _ordered_cells, _patterns
 from .symmetry import population
-from .training import WEIGHTS, Trained, WeightsError, autocast_callback, checkpoint_callback, learner_parts, save_weights, shipped_weights
+from .training import WEIGHTS, Trained, autocast_callback, checkpoint_callback, learner_parts, read_weights, save_weights, shipped_weights, take_weights, weights_kind
 
 # %% ../nbs/53_powder_network.ipynb #55a44969
 class _PairMax(torch.autograd.Function):
@@ -347,7 +347,7 @@ def _supplies(recipe, data, watch, seed):
     held = np.random.default_rng(seed).permutation(len(g)) < max(1, len(g)//20)
     return ArraySupply(x[~held], g[~held], recipe.batch_size, seed), ArraySupply(x[held], g[held], recipe.batch_size, seed)
 
-# %% ../nbs/53_powder_network.ipynb #d3f98150
+# %% ../nbs/53_powder_network.ipynb #e161c734
 def train_law(
     recipe:LawRecipe,
     folder,             # for the checkpoint, the log and what was asked for
@@ -355,15 +355,17 @@ def train_law(
     watch=None,         # the same, to watch the training with; a twentieth of `data` by default
     device:str=None,    # a GPU where there is one, by default
     seed:int=0,         # of weights, batches and dropout
-    until:int=None      # stop after so many epochs, to be continued by the same call
+    until:int=None,     # stop after so many epochs, to be continued by the same call
+    start:str=None      # shipped weights or a file to begin with
 ):
     "Train, or go on training; returns the fastai Learner"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    asked, card = json.loads(json.dumps(dict(asdict(recipe), seed=seed))), folder/'recipe.json'
+    asked, card = json.loads(json.dumps(dict(asdict(recipe), seed=seed) | (dict(start=str(start)) if start else {}))), folder/'recipe.json'
     if card.exists() and json.loads(card.read_text()) != asked: raise ValueError(f'{folder} holds a training of another recipe or seed; delete it or name another folder')
     card.write_text(json.dumps(asked))
     torch.manual_seed(seed)
     learn = law_learner(law_loaders(*_supplies(recipe, data, watch, seed), recipe, device), recipe, folder, [epoch_callback(seed, until)])
+    if start: take_weights(learn.model, load_law(start).model.state_dict())
     learn.model.to(device); first = _resume(learn, folder)
     if first < recipe.epochs:
         with learn.no_bar(), learn.no_logging():
@@ -402,28 +404,19 @@ def evaluate_law(
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])
     return score_answers(np.concatenate(answers)[:n], np.concatenate(groups)[:n], recipe, seed)
 
-# %% ../nbs/53_powder_network.ipynb #9e7c825a
+# %% ../nbs/53_powder_network.ipynb #119daad9
 def law_weights()->list: # names
     "Names of the shipped weights that read the axis of paper B"
-    return [n for n in shipped_weights() if n.startswith('ulbd-')]
+    return [n for n in shipped_weights() if weights_kind(n) == 'laws']
 
 def load_law(
     name:str='ulbd-cubic' # a shipped name, or the path of a .safetensors file with its .json beside it
 )->Trained:
     "Network, recipe and card, ready to answer"
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    path = Path(name) if str(name).endswith('.safetensors') else WEIGHTS/f'{name}.safetensors'
-    if not path.exists(): raise WeightsError(f'{name}: no such weights; shipped are {", ".join(law_weights()) or "none"}, or give the path of a .safetensors file')
-    if not path.with_suffix('.json').exists(): raise WeightsError(f'{path}: its card {path.with_suffix(".json").name} is missing; keep the two files together')
-    try:
-        card = json.loads(path.with_suffix('.json').read_text()); recipe = law_recipe_from_dict(card['recipe'])
-        model = build_law(recipe); model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
-    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as e:
-        raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); fetch them again') from e
-    return Trained(model.eval(), recipe, card)
+    def build(card): recipe = law_recipe_from_dict(card['recipe']); return recipe, build_law(recipe)
+    return Trained(*read_weights(name, 'laws', build))
 
-# %% ../nbs/53_powder_network.ipynb #ec0bb4f5
+# %% ../nbs/53_powder_network.ipynb #fd06cb9e
 def finish_law(
     model,              # trained network
     recipe:LawRecipe,
@@ -436,7 +429,7 @@ def finish_law(
     if recipe.split == 'lattice': card['unseen'], known = evaluate_law(trained, test, n=n), learned
     else: known = test
     card['seen'] = evaluate_law(trained, known, n=n)
-    return save_weights(model, recipe, folder, **card)
+    return save_weights(model, recipe, folder, kind='laws', **card)
 
 # %% ../nbs/53_powder_network.ipynb #4844bc7f
 def training_speed(
