@@ -103,8 +103,8 @@ def study_patterns(
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #cd408954
-REDUCED = dict(crystals=6000, pixels=64, epochs=6)  # what two cores carry; all experiments take it, so that they share patterns and networks
+# %% ../nbs/45_paper_a_accuracy.ipynb #e1d7479c
+REDUCED = dict(crystals=5000, pixels=64, epochs=5)  # what two cores carry; all experiments take it, so that they share patterns and networks
 QUICK = dict(crystals=200, pixels=32, epochs=1)     # only to see that every line runs
 FULL = dict(crystals=None, pixels=256, epochs=100)  # all entries, at the paper's size
 LEARNING = dict(lr=2e-3, weight_decay=1e-7, label_smoothing=0., batch_size=32)
@@ -377,11 +377,11 @@ def _divided(study, how, seed):
     told = dict(crystals=[len(p) for p in parts], types=len(set(kinds.tolist())), known_types=float(np.isin(kinds[parts[2]], kinds[parts[0]]).mean()), groups_not_learned=sorted(set(groups[parts[2]].tolist()) - set(groups[parts[0]].tolist())))
     return tuple(rows[p] for p in parts), told
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #1bf876bf
+# %% ../nbs/45_paper_a_accuracy.ipynb #fd8ac9e1
 @experiment('prototypes', paper='A', about='72 groups with whole structure types kept out, beside a random division and answers without patterns', needs='mp', minutes=6)
 def prototypes(run):
     "Two divisions with the same number of every group, a network and three answers without patterns for each"
-    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, trees=300, repeats=3), reduced=dict(crystals=12_000, pixels=64, epochs=6, trees=100, repeats=1), quick=dict(**QUICK, trees=5))
+    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, trees=300, repeats=3), reduced=dict(crystals=10_000, pixels=64, epochs=5, trees=100, repeats=1), quick=dict(**QUICK, trees=5))
     study, found, seeds = _fold_study(run, size), {}, run.seeds(size.repeats)
     for how in ('types', 'random'):
         (learn, valid, test), told = _divided(study, how, run.seed)
@@ -411,7 +411,7 @@ def fit_power_law(
     constants = {k: dict(value=float(best[i]*(n[0]**best[1] if k == 'a' else 1)), span=span(many[:, i]*(n[0]**many[:, 1] if k == 'a' else 1))) for i, k in enumerate('abc')}
     return dict(**constants, at={str(int(m)): dict(error=float(law(m, *best)), span=span([law(m, *w) for w in many])) for m in at}, residuals=(errors - law(n, *best)).tolist())
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #46c3e50a
+# %% ../nbs/45_paper_a_accuracy.ipynb #e1ab2bfb
 SHARES = (.05, .1, .2, .5, 1.) # of the learning part
 
 def curve_rows(
@@ -425,7 +425,7 @@ def curve_rows(
 @experiment('learning-curve', paper='A', about='accuracy by the number of crystals learned from, and the power law that says what more would bring', needs='mp', minutes=5)
 def learning_curve(run):
     "Five shares of the learning part, the same test part"
-    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, shares=SHARES, draws=200, repeats=3), reduced=dict(crystals=12_000, pixels=64, epochs=6, repeats=1), quick=dict(**QUICK, shares=(.2, .35, .5, 1.), draws=5))
+    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, shares=SHARES, draws=200, repeats=3), reduced=dict(crystals=10_000, pixels=64, epochs=5, repeats=1), quick=dict(**QUICK, shares=(.2, .35, .5, 1.), draws=5))
     study, found, seeds = _fold_study(run, size), {}, run.seeds(size.repeats)
     for share in size.shares:
         rows = curve_rows(study, share, run.seed); epochs = round(size.epochs/share**.5)

@@ -93,10 +93,10 @@ def _steps(run, study, size):
         return run.arrays(f'{network}-{setting}-seed-{seed}', partial(_judge, run, study), network, seed, rate, setting, epochs, narrow=size.narrow)
     return tune, judge
 
-# %% ../nbs/46_paper_a_baselines.ipynb #c9545aaa
+# %% ../nbs/46_paper_a_baselines.ipynb #16ddf990
 BASELINE_SIZES = dict(
     full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3], tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3),
-    reduced=dict(**{**REDUCED, 'epochs': 2}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=.5, tuned_epochs=REDUCED['epochs'], rest=1),
+    reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1),
     quick=dict(**QUICK, networks=['AlexNet', 'MSVGG', 'MSDN'], rates=[1e-3, 3e-3], tune_epochs=1, tuned_epochs=1))
 
 @experiment('baselines', paper='A', about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp', minutes=16)

@@ -193,11 +193,11 @@ def _whole(run, size, rows):
         found[condition] = _summed(trials)
     return found
 
-# %% ../nbs/49_paper_a_rare.ipynb #350ca6ed
+# %% ../nbs/49_paper_a_rare.ipynb #c0bfe564
 @experiment('substitution', paper='A', about='44 rare groups and all 116, with and without element substitution', needs='mp', minutes=18)
 def substitution(run):
     "Heads on the trunk of msdn-72, for 44 groups and for 116; at full size whole networks as well"
-    size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=60_000,seen_116=100_000,whole=0),
+    size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=0),
                     quick=dict(rare=3,cap=24,target=27,common=2,share=.004,seen_44=200,seen_116=400,whole=1))
     seed72 = _base().card.get('data',{}).get('seed',0); rows = rare_rows(run.table,class_set(44)[:size.rare],size.common,size.share,size.cap,seed72); groups = run.table.space_group
     run.say(f'features of {len(rows.every):,} crystals'); cache,all_116 = run.folder/'features',tuple(sorted(GROUPS_72+rows.rare)); _features(run.table,rows.every,cache,run.workers)
