@@ -460,30 +460,38 @@ def _some_rows(table, limit, seed):
     import numpy as np
     return table if limit is None or limit >= len(table) else table[np.sort(np.random.default_rng(seed).permutation(len(table))[:limit])]
 
-# %% ../nbs/61_cli.ipynb #a0261f2d
+# %% ../nbs/61_cli.ipynb #14799932
 def _begun(start):
     "What a training began with, for the card"
     from msdn_nb.training import weights_path
     card = json.loads(weights_path(start).with_suffix('.json').read_text())
     return {k: card[k] for k in ('name', 'commit', 'started_from') if k in card}
 
-def _train_images(recipe, table, run, out, epochs, workers, seed, start, cache, command):
+def _train_images(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores"
-    from msdn_nb.training import load_weights, train
+    from msdn_nb.training import load_weights, split_rows, train
     from msdn_nb.evaluation import finish_training
-    learn = train(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_weights(start).model.state_dict() if start else None, cache=cache)
-    path, scored = finish_training(learn, recipe, table, run, out, seed=seed, workers=workers, cache=cache, command=command, **(dict(started_from=_begun(start)) if start else {}))
+    from msdn_nb.substitution import extra_crystals
+    card, extra = dict(started_from=_begun(start)) if start else {}, None
+    if substitute:
+        *extra, _ = extra_crystals(table, split_rows(table, recipe, seed)[0], recipe, run/'substituted', target=substitute, seed=seed, trunk=load_weights(recipe.base) if recipe.base else None)
+        card['substituted'] = dict(target=substitute, crystals=len(extra[1]))
+    learn = train(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_weights(start).model.state_dict() if start else None, cache=cache, extra=extra)
+    path, scored = finish_training(learn, recipe, table, run, out, seed=seed, workers=workers, cache=cache, command=command, **card)
     return path, scored.to_dict()
 
-def _train_powder(recipe, table, run, out, epochs, workers, seed, start, cache, command):
+def _train_powder(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores"
-    from msdn_nb.powder_model import finish_powder, load_powder, train_powder
-    learn = train_powder(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_powder(start).model.state_dict() if start else None)
-    path, scored = finish_powder(learn.model, recipe, table, out, seed=seed, workers=workers, command=command, **(dict(started_from=_begun(start)) if start else {}))
+    from msdn_nb.sources import data_hash
+    from msdn_nb.powder_model import finish_powder, load_powder, train_measured, train_powder
+    if recipe.base and not measured: raise ValueError(f'{recipe.name}: this recipe goes on from {recipe.base} with measured patterns; give --measured FILE.parquet, or train {recipe.base}')
+    if recipe.base: model, card = train_measured(recipe, table, measured, run, workers=workers, seed=seed).model, dict(started_from=_begun(recipe.base), measured=dict(file=measured.name, data_hash=data_hash(measured)))
+    else: model, card = train_powder(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_powder(start).model.state_dict() if start else None).model, dict(started_from=_begun(start)) if start else {}
+    path, scored = finish_powder(model, recipe, table, out, seed=seed, workers=workers, command=command, **card)
     return path, scored.to_dict()
 
-# %% ../nbs/61_cli.ipynb #b15cb8a8
-def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, command):
+# %% ../nbs/61_cli.ipynb #8a356c93
+def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores on law-made patterns"
     from dataclasses import replace
     import numpy as np
@@ -498,7 +506,7 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, co
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
-# %% ../nbs/61_cli.ipynb #b3b655b6
+# %% ../nbs/61_cli.ipynb #fb9dd061
 @app.command()
 def train(
     name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic...; a wrong name lists them all.', show_default=False)],
@@ -509,6 +517,8 @@ def train(
     limit:Annotated[Optional[int], typer.Option(min=1, help='Use a random part of the table.', show_default=False)]=None,
     start:Annotated[Optional[str], typer.Option(help='Weights of the same architecture to begin with: a shipped name, or the path of a .safetensors file.', show_default=False)]=None,
     cache:Annotated[Optional[Path], typer.Option(help='Cache of an earlier training that holds these rows, NAME.run/cache; for networks of zone-axis patterns.', show_default=False)]=None,
+    substitute:Annotated[Optional[int], typer.Option(min=1, help='Fill rare space groups up to this number of training crystals by element substitution; for networks of zone-axis patterns.', show_default=False)]=None,
+    measured:Annotated[Optional[Path], typer.Option(help='Parquet file of measured powder patterns, columns space_group and intensity (5 to 90 degrees in steps of 0.01, Cu K-alpha); for powder-230.', show_default=False)]=None,
     workers:Workers=2, seed:Seed=0, as_json:Json=False,
 ):
     "Train a recipe, score it, save the weights."
@@ -518,13 +528,13 @@ def train(
         known = _recipes()
         if name not in known: raise ValueError(f'{name}: no such recipe; there are {", ".join(known)}')
         kind, recipe = known[name]
-        if cache and kind != 'images': raise ValueError(f'{name}: only networks of zone-axis patterns share a cache; leave out --cache')
+        if (cache or substitute) and kind != 'images': raise ValueError(f'{name}: only networks of zone-axis patterns share a cache or substitute elements; leave out --{"cache" if cache else "substitute"}')
         if data is None and kind != 'laws': raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes it')
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'
         run.mkdir(parents=True, exist_ok=True)
-        command = f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + f' --seed {seed}'
+        command = f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + (f' --cache {cache.parent.name}/{cache.name}' if cache else '') + (f' --substitute {substitute}' if substitute else '') + (f' --measured {measured.name}' if measured else '') + f' --seed {seed}'
         if lr: recipe = replace(recipe, lr=lr)
-        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, command)
+        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command)
         return dict(output=str(path), card=str(path.with_suffix('.json')), scores=scores), f'{path}\n{_scores(scores)}', []
     one_job(job, data or name, as_json)
 

@@ -10,9 +10,9 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines
            'TrainedPowder', 'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_class',
            'confidence_threshold', 'evaluate_powder', 'calibrate_powder', 'powder_summary', 'finish_powder',
            'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches',
-           'learn_measured', 'measured_scores', 'cross_validate_measured']
+           'learn_measured', 'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/55_powder_model.ipynb #1668b2d1
+# %% ../nbs/55_powder_model.ipynb #3df0878e
 import copy, json, math, os, sys, time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +27,10 @@ from .symmetry import CRYSTAL_SYSTEMS, crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
 from .sources import CrystalTable, data_hash, random_split
 from .training import (WEIGHTS, CacheError, _dropout, _quiet, autocast_callback, checkpoint_callback, fit_temperature, learner_parts, progress,
-                              read_weights, shipped_weights, split_rows, spread, training_facts, weights_kind, write_weights)
+                              read_weights, shipped_weights, split_rows, spread, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import _family, extinction_classes
-from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, _compiled, axis_place, clip_peaks, line_list
+from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, _compiled, axis_place, clip_peaks, line_list, to_axis
 from .lattices import law_lines
 
 # %% ../nbs/55_powder_model.ipynb #ac49dc5a
@@ -418,7 +418,7 @@ class PowderNet(nn.Module):
     def decide(self, f): return self.head(f)                          # -> (B, classes); everything random is here
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/55_powder_model.ipynb #455cfcd6
+# %% ../nbs/55_powder_model.ipynb #d540da6d
 @dataclass(frozen=True)
 class PowderModelRecipe:
     "What a powder network sees, how it is built, and how it learns."
@@ -435,10 +435,11 @@ class PowderModelRecipe:
     weight_decay:float=.05       # decoupled, as in AdamW
     label_smoothing:float=.03
     symprec:float=.1             # angstrom; of the standard cell, and of the labels
+    base:str|None=None           # weights from which measured patterns go on teaching
     @property
     def classes(self): return tuple(range(1,231))
 
-POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230')]}
+POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230-simulated'),PowderModelRecipe('powder-230',base='powder-230-simulated')]}
 
 def powder_recipe_from_dict(
     d:dict, # as `dataclasses.asdict` gives, or read back from JSON
@@ -558,7 +559,7 @@ def train_powder(
         if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
     return learn
 
-# %% ../nbs/55_powder_model.ipynb #1c5a33d2
+# %% ../nbs/55_powder_model.ipynb #e765019b
 @dataclass(frozen=True)
 class TrainedPowder:
     "A trained powder network with its recipe and card."
@@ -577,7 +578,7 @@ def save_powder(
     **card,                    # what else the card tells
 )->Path:
     "Keep a powder network."
-    return write_weights(model,recipe.name,folder,kind='powder',recipe=asdict(recipe),**card)
+    return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,kind='powder',recipe=asdict(recipe),**card)
 
 # %% ../nbs/55_powder_model.ipynb #1e89c990
 def load_powder(
@@ -806,7 +807,7 @@ class MeasuredBatches:
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard
 
-# %% ../nbs/55_powder_model.ipynb #94335564
+# %% ../nbs/55_powder_model.ipynb #a0497dbd
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -817,14 +818,44 @@ def learn_measured(
     share:float=.25,    # of measured patterns in a batch
     lr:float=4e-4,      # peak
     seed:int=0,
+    still:tuple=('head.2.',), # beginnings of the names of tensors that do not learn
 )->TrainedPowder: # temperature and threshold are those of before; calibrate anew
     "Go on training with measured patterns among simulated ones."
     recipe = trained.recipe; repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed); real = np.flatnonzero(~lines.law)
     simulated = PatternBatches(lines,rng.choice(real,steps*recipe.batch_size),recipe,seed+100); mixed = MeasuredBatches(simulated,arrays,groups,repeats,share,seed)
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
-    learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,copy.deepcopy(trained.model))
+    model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
+    learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
     with _quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     return TrainedPowder(learn.model.float().eval(),recipe,trained.card)
+
+# %% ../nbs/55_powder_model.ipynb #bce59e08
+def read_collection(
+    path,        # Parquet file with columns `space_group` and `intensity`
+    n=None,      # only so many
+    start:float=5., step:float=.01, # of two_theta, degrees
+    wavelength:float=CU_KA1,        # angstrom
+)->tuple: # patterns on the network's axis (n, 3, 3072), space groups (n,)
+    "Measured patterns of one instrument."
+    import pyarrow.parquet as pq
+    table = pq.read_table(path).to_pydict()
+    if missing := {'space_group','intensity'}-set(table): raise PowderError(f'{path}: no column {" and ".join(sorted(missing))}; give a Parquet file with one measured pattern a row, columns space_group and intensity')
+    rows = [np.asarray(y,float) for y in table['intensity'][:n]]
+    return np.stack([to_axis(PowderPattern(start+step*np.arange(len(y)),y,wavelength)) for y in rows]),np.array(table['space_group'][:n],int)
+
+def train_measured(
+    recipe:PowderModelRecipe, # with a `base`
+    table,                    # `CrystalTable` on which the base was trained
+    collection,               # Parquet file, as for `read_collection`
+    folder,                   # lines and log go here
+    steps:int=100,            # batches
+    crystals:int=6000,        # training crystals among which the measured patterns are mixed
+    workers:int=2, seed:int=0,
+)->TrainedPowder:
+    "Teach a network measured patterns."
+    base = load_powder(recipe.base); rows = split_rows(table,base.recipe,base.card.get('data',{}).get('seed',0))[0]; rows = np.sort(np.random.default_rng(seed).permutation(rows)[:crystals])
+    lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec)); lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
+    return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
 
 # %% ../nbs/55_powder_model.ipynb #0b0b5252
 def measured_scores(

@@ -349,6 +349,21 @@ def test_train(table, tmp_path, monkeypatch):
     assert run_json('train', 'unheard-of', '--data', table, '--out', tmp_path)[0] == 1
 
 
+def test_train_goes_on_from_weights(table, tmp_path, monkeypatch):
+    "Weights to begin with, the cache of an earlier training and another rate; the card tells all of it"
+    monkeypatch.setitem(RECIPES, 'toy', TOY)
+    common = ['--data', table, '--epochs', 1, '--workers', 1, '--seed', 3]
+    first = run_json('train', 'toy', '--out', tmp_path/'one', *common)[1]['output']
+    code, found, err = run_json('train', 'toy', '--out', tmp_path/'two', '--start', first, '--cache', tmp_path/'one/toy.run/cache', '--lr', 1e-4, *common)
+    assert code == 0, err
+    card = json.loads(Path(found['card']).read_text())
+    assert card['started_from']['name'] == 'toy' and card['recipe']['lr'] == 1e-4 and '--lr 0.0001' in card['command'] and '--start toy.safetensors' in card['command']
+    assert not (tmp_path/'two/toy.run/cache').exists() and str(tmp_path) not in json.dumps(card)
+    assert run_json('train', 'toy', '--out', tmp_path/'three', '--start', 'powder-230', *common)[0] == 1
+    code, found, err = run_json('train', 'powder-230', '--out', tmp_path/'four', '--data', table, '--cache', tmp_path/'one/toy.run/cache')
+    assert code == 1 and 'leave out --cache' in found['error']
+
+
 # simulate and data
 
 def test_simulate(tmp_path):
