@@ -103,8 +103,8 @@ def study_patterns(
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #e1d7479c
-REDUCED = dict(crystals=5000, pixels=64, epochs=5)  # what two cores carry; all experiments take it, so that they share patterns and networks
+# %% ../nbs/45_paper_a_accuracy.ipynb #0b95ac0f
+REDUCED = dict(crystals=3000, pixels=64, epochs=4)  # what two cores carry; all experiments take it, so that they share patterns and networks
 QUICK = dict(crystals=200, pixels=32, epochs=1)     # only to see that every line runs
 FULL = dict(crystals=None, pixels=256, epochs=100)  # all entries, at the paper's size
 LEARNING = dict(lr=2e-3, weight_decay=1e-7, label_smoothing=0., batch_size=32)
@@ -232,12 +232,12 @@ def _rotation(run, study, size, seed):
         turns.append(run.step(f'fold-{k}', job, study.key, k, size.fold_epochs)); trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
     return dict(folds=10, turns=turns)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #58f058f1
+# %% ../nbs/45_paper_a_accuracy.ipynb #52cf694d
 @experiment('classes', paper='A', about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch', needs='mp', minutes=20)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
     size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72], like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10, fold_epochs=100),
-        reduced=dict(**REDUCED, transfer_epochs=3, scratch_repeats=[72], like_sizes=[8, 72], like_repeats=1, folds=5, fold_epochs=1), quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_sizes=[8], folds=2))
+        reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_sizes=[8, 72], like_repeats=1, folds=3, fold_epochs=1), quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_sizes=[8], folds=2))
     made = {}
     def make(n, like): return made.setdefault((n, like), make_study(run, n, size.crystals, size.pixels, run.seed, like))
     seeds = run.seeds(size.repeats); found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size, lambda n, seed: n in size.scratch_repeats or seed == run.seed)
@@ -300,7 +300,7 @@ def ablation_changes(
     if released: changes |= {'shaped at 256 pixels': dict(patterns=dict(pixels=256)), 'released program': dict(patterns=dict(pixels=256), shaped=lines | dict(mode='released'), against='shaped at 256 pixels')}
     return changes
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #899898f1
+# %% ../nbs/45_paper_a_accuracy.ipynb #2585e323
 def _ablated(run, size, change, seed):
     "Ranks of the truth among the answers of one changed network, test and validation"
     study = make_study(run, size.groups, **(dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True) | change.get('patterns', {}))); edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
@@ -318,7 +318,7 @@ def _change_scores(found, base):
 def ablation(run):
     "Every change on the same crystals"
     size = run.size(full=dict(**FULL, groups=72, repeats=3, changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9], pixels=[64, 128], crystallites=[20., 30., 60., 80.], fields=[.6, .8, 1.5])),
-        reduced=dict(crystals=3000, pixels=64, epochs=5, groups=8, repeats=1, changes=dict(thresholds=[30, 100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
+        reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1, changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
         quick=dict(QUICK, crystals=100, changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
     changes, found = ablation_changes(**size.changes), {}; seeds = run.seeds(size.repeats)
     for name, change in changes.items():

@@ -157,13 +157,13 @@ def examples(table, rows, mean, std, target, classes):
         if i is not None: found[kind].update(material_id=str(table.material_id[rows[i]]), formula=table[int(rows[i])].to_pymatgen().composition.reduced_formula, space_group=int(classes[target[i]]), symbol=symbol(int(classes[target[i]])), answers=top_answers(mean[i], std[i], classes))
     return found
 
-# %% ../nbs/47_paper_a_answers.ipynb #998416d9
+# %% ../nbs/47_paper_a_answers.ipynb #2c6a87ca
 ASKED_ECE = .02
 
 @experiment('uncertainty', paper='A', about='what dropout and confidence say of msdn-72: calibration, second answers, examples', needs='mp', minutes=6)
 def uncertainty(run):
     "Plain answers before and after temperature scaling, and Monte Carlo dropout"
-    size = run.size(full=dict(crystals=None, asked_often=None, passes=500), reduced=dict(asked_often=2000), quick=dict(crystals=32, asked_often=16, passes=20))
+    size = run.size(full=dict(crystals=None, asked_often=None, passes=500), reduced=dict(asked_often=1000), quick=dict(crystals=32, asked_often=16, passes=20))
     trained = load_weights('msdn-72'); _, valid, test = shipped_rows(trained, run.table); test = some_of(test, size.crystals, run.seed); often = some_of(test, size.asked_often, run.seed + 1)
     run.say(f'{len(test)} crystals, {len(often)} of them under dropout'); classes = np.array(trained.recipe.classes)
     tuned = run.arrays('validation', model_answers, trained, run.table, some_of(valid, size.crystals, run.seed), workers=run.workers); found = run.arrays('test', model_answers, trained, run.table, test, size.passes, often, workers=run.workers, seed=run.seed)

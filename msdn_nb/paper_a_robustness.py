@@ -102,11 +102,11 @@ def _tallied(networks, table, rows, views, seed, workers):
     found = vacancy_answers(networks, table, rows, SHARES, views, seed, workers)
     return {name: {view: tally(right) for view, right in of.items()} for name, of in found.items()}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #63038c70
+# %% ../nbs/48_paper_a_robustness.ipynb #bbc250ea
 @experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing', needs='mp', minutes=7)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
-    size = run.size(full=dict(SIZES['full'], tests=None, draws=3), reduced=dict(SIZES['reduced'], tests=700, draws=2), quick=dict(SIZES['quick'], tests=16, draws=1))
+    size = run.size(full=dict(SIZES['full'], tests=None, draws=3), reduced=dict(SIZES['reduced'], tests=400, draws=2), quick=dict(SIZES['quick'], tests=16, draws=1))
     trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed)
     networks = paper_networks(run, study, size.networks, size)
     groups = {'default': (dict(FoldNet=trained), some_rows(split_rows(run.table, trained.recipe, trained.card['data']['seed'])[2], size.tests), [*VIEWS]), 'paper': (networks, some_rows(study.test, size.tests), ['recorded'])}
@@ -140,7 +140,7 @@ def troubled(job):
     chains = [[]] + [[make(v, setup, rng)] for _, strengths, make in EFFECTS.values() for v in strengths]
     return torch.stack([recorded(intensity, recipe, chain) for chain in chains], 1), good
 
-# %% ../nbs/48_paper_a_robustness.ipynb #a3527f25
+# %% ../nbs/48_paper_a_robustness.ipynb #b0bfa15d
 def trouble_answers(
     trained,       # `Trained`
     table,         # `CrystalTable`
@@ -160,7 +160,7 @@ def trouble_answers(
 @experiment('noise', paper='A', about='accuracy under shot noise, background, beam stop and gaps, on shaped and on default patterns', needs='mp', minutes=5)
 def noise(run):
     "msdn-72 on its logarithmic patterns, the paper's network on shaped ones"
-    size = run.size(full=dict({**SIZES['full'], 'networks': ['MSDN']}, tests=None), reduced=dict({**SIZES['reduced'], 'networks': ['MSDN']}, tests=800), quick=dict({**SIZES['quick'], 'networks': ['MSDN']}, tests=12))
+    size = run.size(full=dict({**SIZES['full'], 'networks': ['MSDN']}, tests=None), reduced=dict({**SIZES['reduced'], 'networks': ['MSDN']}, tests=400), quick=dict({**SIZES['quick'], 'networks': ['MSDN']}, tests=12))
     trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed); paper = paper_networks(run, study, ['MSDN'], size)['MSDN']
     rows = dict(FoldNet=split_rows(run.table, trained.recipe, trained.card['data']['seed'])[2], MSDN=study.test); found = {}
     for name, network in dict(FoldNet=trained, MSDN=paper).items():
