@@ -177,11 +177,11 @@ def cell_numbers(
     if len(cell) != 6: raise typer.BadParameter(f'{text!r}: give six numbers, a b c in angstrom and alpha beta gamma in degrees, such as "4.594 4.594 2.959 90 90 90"', param_hint='--cell')
     return cell
 
-# %% ../nbs/61_cli.ipynb #6dcff2d0
+# %% ../nbs/61_cli.ipynb #d45531f9
 @app.command()
 def identify(
     paths:Annotated[list[Path], typer.Argument(help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images (PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z; or NPZ files of msdn simulate.', show_default=False)],
-    model:Annotated[Optional[str], typer.Option(help='Name of shipped weights, or path of a .safetensors file; powder-230 for powder patterns and msdn-72 for the rest, if not given.', show_default=False)]=None,
+    model:Annotated[Optional[str], typer.Option(help='Name of shipped weights, or path of a .safetensors file; powder-230-measured for powder patterns and msdn-72 for the rest, if not given.', show_default=False)]=None,
     wavelength:Annotated[Optional[str], typer.Option(help='Of powder patterns: angstrom, or an anode such as Cu; needed where the file does not say.', show_default=False)]=None,
     cell:Annotated[Optional[str], typer.Option(help='Of a powder pattern, where it is known: "a b c alpha beta gamma", angstrom and degrees.', show_default=False)]=None,
     mc:Annotated[int, typer.Option(min=0, help='Monte Carlo dropout passes, for error bars; 0 for one plain pass.')]=0,
@@ -506,7 +506,7 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, su
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
-# %% ../nbs/61_cli.ipynb #fb9dd061
+# %% ../nbs/61_cli.ipynb #6ec056c5
 @app.command()
 def train(
     name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic...; a wrong name lists them all.', show_default=False)],
@@ -518,7 +518,7 @@ def train(
     start:Annotated[Optional[str], typer.Option(help='Weights of the same architecture to begin with: a shipped name, or the path of a .safetensors file.', show_default=False)]=None,
     cache:Annotated[Optional[Path], typer.Option(help='Cache of an earlier training that holds these rows, NAME.run/cache; for networks of zone-axis patterns.', show_default=False)]=None,
     substitute:Annotated[Optional[int], typer.Option(min=1, help='Fill rare space groups up to this number of training crystals by element substitution; for networks of zone-axis patterns.', show_default=False)]=None,
-    measured:Annotated[Optional[Path], typer.Option(help='Parquet file of measured powder patterns, columns space_group and intensity (5 to 90 degrees in steps of 0.01, Cu K-alpha); for powder-230.', show_default=False)]=None,
+    measured:Annotated[Optional[Path], typer.Option(help='Parquet file of measured powder patterns, columns space_group and intensity (5 to 90 degrees in steps of 0.01, Cu K-alpha); for powder-230-measured.', show_default=False)]=None,
     workers:Workers=2, seed:Seed=0, as_json:Json=False,
 ):
     "Train a recipe, score it, save the weights."

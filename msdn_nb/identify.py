@@ -332,20 +332,20 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, trained.classes), patterns=array, recipe=recipe,
                 space_group=group, pattern=pattern, check=check, undecided=bool(reasons))
 
-# %% ../nbs/60_identify.ipynb #43e77d34
+# %% ../nbs/60_identify.ipynb #73b5fef1
 def _fitting_model(model, kind, source):
     "The trained network for an input, and the kind that it takes the input for"
-    trained = load_model(model or ('powder-230' if kind == 'powder' else 'msdn-72')); name = trained.card.get('name', 'the model')
+    trained = load_model(model or ('powder-230-measured' if kind == 'powder' else 'msdn-72')); name = trained.card.get('name', 'the model')
     if kind == 'powder' and isinstance(trained, Trained):
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == '.cif': return trained, 'structure' # a CIF may hold both
         raise IdentifyError(f'{source if isinstance(source, (str, os.PathLike)) else source.name or "pattern"}: this looks like a powder pattern, and {name} reads zone-axis patterns; use powder-230, or give a structure file or three images x y z')
     if kind == 'images' and isinstance(trained, TrainedPowder): raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind
 
-# %% ../nbs/60_identify.ipynb #bbd3260c
+# %% ../nbs/60_identify.ipynb #2cb80ad9
 def identify(
     source,                        # path of a structure, of a powder pattern or of a .npz of three images; `Crystal`, pymatgen `Structure`, `ase.Atoms`, `PowderPattern`; or three images x y z (paths or arrays)
-    model=None,                    # name of shipped weights, path of a .safetensors file, or a trained network; 'powder-230' for powder patterns, else 'msdn-72', by default
+    model=None,                    # name of shipped weights, path of a .safetensors file, or a trained network; 'powder-230-measured' for powder patterns, else 'msdn-72', by default
     mc:int=0,                      # Monte Carlo dropout passes; 0 for one plain pass
     top:int=5,                     # candidates wanted
     grey:str|None=None,            # grey scale of images, 'linear' or 'log'; what the files state, else linear

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_1', 'CLASSES', 'NAMES', 'PUBLISHED_ENOUGH', 'PUBLISHED_IMBALANCE', 'WIDE', 'ASKED', 'LIMIT', 'SHAPES',
-           'ASKED_POWDER', 'PUBLISHED_RRUFF', 'ASKED_RRUFF', 'SIMULATED', 'ceilings', 'law_recipe', 'new_draws', 'ulbd',
+           'ASKED_POWDER', 'PUBLISHED_RRUFF', 'ASKED_RRUFF', 'ceilings', 'law_recipe', 'new_draws', 'ulbd',
            'between_nodes', 'ulbd_size', 'ulbd_imbalance', 'ulbd_relabelled', 'wide_laws', 'ulbd_datasets',
            'lost_to_limit', 'lattice_lines', 'cddd_shortcut', 'powder_mp', 'rruff', 'measured']
 
@@ -309,16 +309,16 @@ def cddd_shortcut(run):
     size = run.size(full=dict(systems=[*TABLE_1], crystals=1000), reduced=dict(crystals=400), quick=dict(systems=['cubic'], crystals=12))
     return dict(systems={s: run.step(NAMES[s], _shortcut, run.table, _split_system(run.table, s, 0, size.crystals, run.seed)[1]) for s in size.systems})
 
-# %% ../nbs/58_paper_b.ipynb #bd77f597
+# %% ../nbs/58_paper_b.ipynb #df2f4a57
 ASKED_POWDER = dict(top1=.80, top5=.95, crystal_system=.94)         # of unseen crystals, ideal pattern
 PUBLISHED_RRUFF = dict(top1=66.2, crystal_system=81.7)              # per cent, OpenAlphaDiffract, ten networks, measured RRUFF patterns
 ASKED_RRUFF = dict(top1=.662, top5=.85, crystal_system=.82)
 
 @lru_cache(maxsize=1)
-def _powder_230(quick, name='powder-230'):
-    "A shipped network; in a quick form an untrained one where none is shipped"
+def _powder_230(quick):
+    "The shipped network that never saw a measured pattern; in a quick form an untrained one where none is shipped"
     from msdn_nb.powder_model import PowderModelRecipe, PowderNet, TrainedPowder, load_powder, shipped_powder
-    if not quick or name in shipped_powder(): return load_powder(name)
+    if not quick or 'powder-230' in shipped_powder(): return load_powder('powder-230')
     recipe = PowderModelRecipe('untrained', model_args=dict(widths=(8, 8, 8, 8, 16), blocks=(0, 0, 0, 0, 0), squeeze=8, hidden=32), batch_size=16)
     return TrainedPowder(PowderNet(**recipe.model_args).eval(), recipe, dict(name=recipe.name))
 
@@ -366,9 +366,7 @@ def powder_mp(run):
         scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, run.quick, any_instrument, run.seed, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
-# %% ../nbs/58_paper_b.ipynb #afb7e474
-SIMULATED = 'powder-230-simulated' # the network that never saw a measured pattern
-
+# %% ../nbs/58_paper_b.ipynb #a169c7a0
 def _rruff(path, n):
     "Measured patterns on the network's axis, and their groups"
     from msdn_nb.powder_model import read_collection
@@ -378,18 +376,18 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, 
     "Answers to one fold by a network that went on learning from the others"
     from msdn_nb.powder_model import learn_measured, powder_probabilities
     learn = fold != f
-    one = learn_measured(_powder_230(quick, SIMULATED), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
+    one = learn_measured(_powder_230(quick), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #2814e74d
+# %% ../nbs/58_paper_b.ipynb #7662f61e
 @experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=5)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
     from msdn_nb.powder_model import cache_lines, law_made, measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds
     from msdn_nb.training import split_rows
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300), reduced=dict(crystals=6000, laws=600, steps=100), quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
-    trained = _powder_230(run.quick, SIMULATED); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
-    before = run.arrays('before', lambda quick, arrays: dict(probabilities=powder_probabilities(_powder_230(quick, SIMULATED), arrays)[0]), run.quick, arrays)['probabilities']
+    trained = _powder_230(run.quick); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
+    before = run.arrays('before', lambda quick, arrays: dict(probabilities=powder_probabilities(_powder_230(quick), arrays)[0]), run.quick, arrays)['probabilities']
     rows = split_rows(run.table, trained.recipe, trained.card.get('data', {}).get('seed', 0))[0]; rows = np.sort(np.random.default_rng(run.seed).permutation(rows)[:size.crystals]); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)); lines = lines + law_made(lines, size.laws, run.seed)
     repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)

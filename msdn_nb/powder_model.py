@@ -418,7 +418,7 @@ class PowderNet(nn.Module):
     def decide(self, f): return self.head(f)                          # -> (B, classes); everything random is here
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/55_powder_model.ipynb #d540da6d
+# %% ../nbs/55_powder_model.ipynb #3cb7ab5e
 @dataclass(frozen=True)
 class PowderModelRecipe:
     "What a powder network sees, how it is built, and how it learns."
@@ -439,7 +439,7 @@ class PowderModelRecipe:
     @property
     def classes(self): return tuple(range(1,231))
 
-POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230-simulated'),PowderModelRecipe('powder-230',base='powder-230-simulated')]}
+POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230'),PowderModelRecipe('powder-230-measured',base='powder-230')]}
 
 def powder_recipe_from_dict(
     d:dict, # as `dataclasses.asdict` gives, or read back from JSON

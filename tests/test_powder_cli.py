@@ -111,7 +111,7 @@ def test_mixed_inputs(scan, tmp_path):
     images = [tmp_path/f'{SALT.stem}_{beam}_raw.png' for beam in 'xyz']
     code, found, err = run_json('identify', SALT, scan, *images, tmp_path/'absent.xy', PEROVSKITE, '--wavelength', 'Cu')
     assert code == 1 and [f.get('kind') for f in found] == ['structure', 'powder', 'images', None, 'structure'] and 'absent.xy' in err
-    assert [f.get('model') for f in found] == ['msdn-72', 'powder-230', 'msdn-72', None, 'msdn-72']
+    assert [f.get('model') for f in found] == ['msdn-72', 'powder-230-measured', 'msdn-72', None, 'msdn-72']
 
 
 # bad input
