@@ -10,7 +10,7 @@ __all__ = ['BINS', 'SURE', 'DOUBTFUL', 'ASKED_ECE', 'PUBLISHED_GAIN', 'SPOT_NETW
            'case_patterns', 'alike', 'cases', 'latent_facts', 'drawn_map', 'usual_crystals', 'network_redundancy',
            'latent']
 
-# %% ../nbs/47_paper_a_answers.ipynb #03eb738c
+# %% ../nbs/47_paper_a_answers.ipynb #d6e9fd33
 import base64, io
 from collections import Counter
 from dataclasses import replace
@@ -27,6 +27,7 @@ from .evaluation import Evaluation, expected_calibration_error, rate, ranks, rel
 from .latent import compare_distances, feature_maps, features, latent_map, mosaic, neighbour_distances, redundancy
 from .experiments import ExperimentError, experiment
 from .paper_a_accuracy import QUICK, REDUCED, answers, learned, make_study, study_patterns
+from .paper_a_baselines import NARROW
 
 # %% ../nbs/47_paper_a_answers.ipynb #0abb19e4
 def shipped_rows(
@@ -251,7 +252,7 @@ def system_gains(
     if any(not np.array_equal(e.rows, better[0].rows) for e in [*better, *worse]): raise ExperimentError('the networks answered different crystals; compare them on the same ones')
     return dict(all=gain(*hits), **{s: gain(*(h[:, truth == s] for h in hits)) for s in CRYSTAL_SYSTEMS if s in truth})
 
-# %% ../nbs/47_paper_a_answers.ipynb #a70c7861
+# %% ../nbs/47_paper_a_answers.ipynb #e1268852
 def _compare_networks(run, size):
     "The paper's network, the best spot network, and the gain by system"
     study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0); epochs = size.study['epochs']; seeds = run.seeds(size.repeats); names = ('MSDN', *size.baselines)
@@ -262,7 +263,7 @@ def _compare_networks(run, size):
 @experiment('groups', paper='A', about='accuracy by space group, crystal system and diffraction class, and the gain over the best spot network', needs='mp', minutes=16)
 def groups(run):
     "msdn-72 for 72 and 49 groups, and two kinds of networks of the paper on the same crystals"
-    size = run.size(full=dict(crystals=None, repeats=3, baselines=SPOT_NETWORKS, study=dict(crystals=None, pixels=256, epochs=1000)), reduced=dict(repeats=1, study=REDUCED), quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK))
+    size = run.size(full=dict(crystals=None, repeats=3, baselines=SPOT_NETWORKS, study=dict(crystals=None, pixels=256, epochs=1000)), reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED), quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK))
     trained = load_weights('msdn-72'); test = some_of(shipped_rows(trained, run.table)[2], size.crystals, run.seed); found, networks = _compare_networks(run, size)
     run.say(f'{len(test)} crystals, msdn-72'); told = run.arrays('msdn-72', model_answers, trained, run.table, test, workers=run.workers); labels = np.array(trained.recipe.classes)
     ours = Evaluation('msdn-72', labels, told['rows'], np.searchsorted(labels, run.table.space_group[told['rows']]), softmax(told['logits']/trained.temperature, 1), 0, 1.); sets = {'72': ours, '49': narrowed(ours, class_set(49))}
@@ -378,7 +379,7 @@ def network_redundancy(
     values = np.array(values); alive = np.isfinite(values).sum(0); mean, std = (np.array([f(v[np.isfinite(v)]) if k else np.nan for v, k in zip(values.T, alive)]) for f in (np.mean, np.std))
     return dict(layers=list(maps), edges=[m.shape[-1] for m in maps.values()], maps=[m.shape[2] for m in maps.values()], mean=mean, std=std, crystals=alive)
 
-# %% ../nbs/47_paper_a_answers.ipynb #b50eccd3
+# %% ../nbs/47_paper_a_answers.ipynb #4e7b551f
 def _map_pictures(trained, images, maps=8, most=32):
     "The first maps of the beam z, of the first layer and of the one half-way, as small pictures"
     names = list(feature_maps(trained, images[:1])); found = {}
@@ -387,20 +388,20 @@ def _map_pictures(trained, images, maps=8, most=32):
         found[name] = dict(edge=stack.shape[-1], pictures=[packed(np.round(255*mosaic(m[:, ::step, ::step], maps))) for m in stack])
     return found
 
-def _study_maps(run, study, architecture, epochs, rows, some):
+def _study_maps(run, study, architecture, epochs, rows, some, narrow):
     "Maps and redundancy of a network of the paper"
-    trained = learned(run, study, architecture, 0, epochs)
+    trained = learned(run, study, architecture, 0, epochs, model_args=NARROW.get(architecture, {}) if narrow else {})
     return dict(top1=rate(answers(trained, study).ranks == 0), pictures=_map_pictures(trained, study_patterns(study, rows)[0]), redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
 
-# %% ../nbs/47_paper_a_answers.ipynb #4157a155
+# %% ../nbs/47_paper_a_answers.ipynb #53c3de67
 @experiment('latent', paper='A', about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp', minutes=9)
 def latent(run):
     "Features of training and test crystals, and maps of two networks of the paper"
-    size = run.size(full=dict(training=20_000, test=None, study=dict(crystals=None, pixels=256, epochs=1000), averaged=200), reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48), quick=dict(training=48, test=24, study=QUICK, averaged=2))
+    size = run.size(full=dict(training=20_000, test=None, study=dict(crystals=None, pixels=256, epochs=1000), averaged=200, narrow=False), reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48, narrow=True), quick=dict(training=48, test=24, study=QUICK, averaged=2))
     trained = load_weights('msdn-72'); learn, _, test = shipped_rows(trained, run.table); labels = np.array(trained.recipe.classes); rows = {'learn': some_of(learn, size.training, run.seed), 'test': some_of(test, size.test, run.seed)}
     run.say(f"features of {len(rows['learn'])} + {len(rows['test'])} crystals"); found = {k: run.arrays(k, model_answers, trained, run.table, v, keep_features=True, workers=run.workers) for k, v in rows.items()}
     right = labels[found['test']['logits'].argmax(1)] == run.table.space_group[found['test']['rows']]; facts = run.step('distances', latent_facts, found['learn']['features'], found['test']['features'], right, seed=run.seed)
     study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0); usual = usual_crystals(run.table, study.test); few = np.sort(list(usual.values())); some = some_of(study.test, size.averaged, run.seed)
-    maps = {n: run.step(f'maps-{n}', lambda name, few, some, epochs: _study_maps(run, study, name, epochs, few, some), n, few, some, size.study['epochs']) for n in ('MSDN', 'MSVGG')}
+    maps = {n: run.step(f'maps-{n}', lambda name, few, some, epochs, narrow: _study_maps(run, study, name, epochs, few, some, narrow), n, few, some, size.study['epochs'], size.narrow) for n in ('MSDN', 'MSVGG')}
     names = [dict(system=next(s for s, r in usual.items() if r == row), material_id=str(run.table.material_id[row]), formula=run.table[int(row)].to_pymatgen().composition.reduced_formula, space_group=int(run.table.space_group[row])) for row in few]
     return dict(model='msdn-72', top1=rate(right), latent=facts, images=names, maps=maps)
