@@ -300,6 +300,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'msdn_nb.experiments.Run.step': ('experiments.html#run.step', 'msdn_nb/experiments.py'),
                                      'msdn_nb.experiments.Run.table': ('experiments.html#run.table', 'msdn_nb/experiments.py'),
                                      'msdn_nb.experiments.Shown': ('experiments.html#shown', 'msdn_nb/experiments.py'),
+                                     'msdn_nb.experiments.Shown.__repr__': ('experiments.html#shown.__repr__', 'msdn_nb/experiments.py'),
                                      'msdn_nb.experiments.Shown._repr_markdown_': ( 'experiments.html#shown._repr_markdown_',
                                                                                     'msdn_nb/experiments.py'),
                                      'msdn_nb.experiments._all_of': ('experiments.html#_all_of', 'msdn_nb/experiments.py'),

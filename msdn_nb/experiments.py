@@ -388,9 +388,10 @@ def experiment_list(
         return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     return [dict(name=e.name, paper=e.paper, about=e.about, needs=list(e.needs), missing=list(e.missing), minutes=e.minutes, done=done(e.name).get('form'), date=done(e.name).get('date')) for e in experiments().values()]
 
-# %% ../nbs/43_experiments.ipynb #7c760c03
+# %% ../nbs/43_experiments.ipynb #026a11bc
 class Shown(dict):
     "A result as it was written; displayed, it tells how it was obtained"
+    def __repr__(self): return f"Shown({self['name']!r}, {self['form']}, {self['date']})"
     def _repr_markdown_(self):
         data = '; '.join(f"{d['file']} (SHA-256 {d['data_hash'][:12]}…)" for d in self['data'].values()) or 'none'
         size = {k: v for k, v in (self['size'] or {}).items() if k not in ('form', 'full', 'full_command')}
