@@ -75,17 +75,15 @@ class VGG(Baseline):
     ):
         trunk,n = vgg_trunk(pixels,depths,width); super().__init__(trunk,classifier(n,hidden,n_classes,dropout))
 
-# %% ../nbs/21_baselines.ipynb #d6dcbfa2
+# %% ../nbs/21_baselines.ipynb #49530fc0
 class MSVGG(VGG):
     "Multistream VGG: VGG-11 with shared weights reads each beam; one set of logits for each."
     def __init__(self,
         n_classes:int=72,    # space groups to tell apart
         pixels:int=224,      # edge of the images, 32 or more
         depths=(1,1,2,2,2),  # convolutions of each stage
-        width:int=64,        # channels of the first stage
-        hidden:int=4096,     # features of the fully connected layers
-        dropout:float=0.5,   # before two of them
-    ): super().__init__(n_classes,pixels,depths,width,hidden,dropout)
+        **more,              # width, hidden and dropout, as of `VGG`
+    ): super().__init__(n_classes,pixels,depths,**more)
     def encode(self, x): return self.trunk(x.flatten(0,1)).unflatten(0,x.shape[:2])             # (B, beams, 3, S, S) in 0..1 -> (B, beams, features)
     def decide(self, f): return self.head(f.flatten(0,1)).unflatten(0,f.shape[:2])              # (B, beams, features) -> (B, beams, classes)
 

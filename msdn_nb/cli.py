@@ -10,8 +10,8 @@ __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', '
            'make_instrument', 'write_powder', 'simulate', 'number_list', 'data', 'train', 'evaluate', 'bench',
            'reproduce', 'classes', 'ceiling', 'check']
 
-# %% ../nbs/61_cli.ipynb #2a9208b1
-import contextlib, json, sys
+# %% ../nbs/61_cli.ipynb #0a509e41
+import contextlib, json, os, sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -447,7 +447,7 @@ def data(
         return dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed), f'{out}: {got.n:,} crystals, {len(failed):,} left out', [f['error'] for f in failed]
     one_job(job, where or name, as_json)
 
-# %% ../nbs/61_cli.ipynb #1201010f
+# %% ../nbs/61_cli.ipynb #47b3d771
 def _recipes():
     "Every named recipe: name -> (kind, recipe)"
     from msdn_nb.training import RECIPES
@@ -457,10 +457,21 @@ def _recipes():
 
 def _some_rows(table, limit, seed):
     "A table, or a random part of it"
-    import numpy as np
-    return table if limit is None or limit >= len(table) else table[np.sort(np.random.default_rng(seed).permutation(len(table))[:limit])]
+    from msdn_nb.sources import some_rows
+    return table if limit is None or limit >= len(table) else table[some_rows(range(len(table)), limit, seed)]
 
-# %% ../nbs/61_cli.ipynb #14799932
+# %% ../nbs/61_cli.ipynb #2422ddf1
+def _first_goes_on():
+    "The other processes have done their part"
+    from msdn_nb.training import team
+    if team()[0]: raise typer.Exit()
+
+def _alone(name):
+    "Refuse what is not made for several processes"
+    from msdn_nb.training import team
+    if team()[1] > 1: raise ValueError(f'{name}: this training is not shared among processes; start it without torchrun')
+
+# %% ../nbs/61_cli.ipynb #ca757ad7
 def _begun(start):
     "What a training began with, for the card"
     from msdn_nb.training import weights_path
@@ -477,6 +488,7 @@ def _train_images(recipe, table, run, out, epochs, workers, seed, start, cache, 
         *extra, _ = extra_crystals(table, split_rows(table, recipe, seed)[0], recipe, run/'substituted', target=substitute, seed=seed, trunk=load_weights(recipe.base) if recipe.base else None)
         card['substituted'] = dict(target=substitute, crystals=len(extra[1]))
     learn = train(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_weights(start).model.state_dict() if start else None, cache=cache, extra=extra)
+    _first_goes_on()
     path, scored = finish_training(learn, recipe, table, run, out, seed=seed, workers=workers, cache=cache, command=command, **card)
     return path, scored.to_dict()
 
@@ -485,19 +497,19 @@ def _train_powder(recipe, table, run, out, epochs, workers, seed, start, cache, 
     from msdn_nb.sources import data_hash
     from msdn_nb.powder_model import finish_powder, load_powder, train_measured, train_powder
     if recipe.base and not measured: raise ValueError(f'{recipe.name}: this recipe goes on from {recipe.base} with measured patterns; give --measured FILE.parquet, or train {recipe.base}')
-    if recipe.base: model, card = train_measured(recipe, table, measured, run, workers=workers, seed=seed).model, dict(started_from=_begun(recipe.base), measured=dict(file=measured.name, data_hash=data_hash(measured)))
+    if recipe.base: _alone(recipe.name); model, card = train_measured(recipe, table, measured, run, workers=workers, seed=seed).model, dict(started_from=_begun(recipe.base), measured=dict(file=measured.name, data_hash=data_hash(measured)))
     else: model, card = train_powder(recipe, table, run, epochs=epochs, workers=workers, seed=seed, start=load_powder(start).model.state_dict() if start else None).model, dict(started_from=_begun(start)) if start else {}
-    path, scored = finish_powder(model, recipe, table, out, seed=seed, workers=workers, command=command, **card)
+    _first_goes_on(); path, scored = finish_powder(model, recipe, table, out, seed=seed, workers=workers, command=command, **card)
     return path, scored.to_dict()
 
-# %% ../nbs/61_cli.ipynb #8a356c93
+# %% ../nbs/61_cli.ipynb #5d97abca
 def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores on law-made patterns"
     from dataclasses import replace
     import numpy as np
     from msdn_nb import powder_network as net
     from msdn_nb.lattices import cddd
-    recipe, data = replace(recipe, epochs=epochs or recipe.epochs), None
+    _alone(recipe.name); recipe, data = replace(recipe, epochs=epochs or recipe.epochs), None
     if table is not None:
         made = cddd(table, np.flatnonzero(np.isin(table.space_group, recipe.groups)), threads=workers)
         recipe, data = replace(recipe, name=recipe.name.replace('ulbd', 'cddd')), (made.patterns, made.space_group)
@@ -506,7 +518,7 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, su
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
-# %% ../nbs/61_cli.ipynb #6ec056c5
+# %% ../nbs/61_cli.ipynb #3dbf2e9a
 @app.command()
 def train(
     name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic...; a wrong name lists them all.', show_default=False)],
@@ -532,13 +544,13 @@ def train(
         if data is None and kind != 'laws': raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes it')
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'
         run.mkdir(parents=True, exist_ok=True)
-        command = f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + (f' --cache {cache.parent.name}/{cache.name}' if cache else '') + (f' --substitute {substitute}' if substitute else '') + (f' --measured {measured.name}' if measured else '') + f' --seed {seed}'
+        processes = int(os.environ.get('WORLD_SIZE', 1)); command = (f'torchrun --nproc-per-node {processes} --no-python ' if processes > 1 else '') + f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + (f' --cache {cache.parent.name}/{cache.name}' if cache else '') + (f' --substitute {substitute}' if substitute else '') + (f' --measured {measured.name}' if measured else '') + f' --seed {seed}'
         if lr: recipe = replace(recipe, lr=lr)
         path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command)
         return dict(output=str(path), card=str(path.with_suffix('.json')), scores=scores), f'{path}\n{_scores(scores)}', []
     one_job(job, data or name, as_json)
 
-# %% ../nbs/61_cli.ipynb #6add82e0
+# %% ../nbs/61_cli.ipynb #07b11f3d
 def _scores(d):
     "Scores as lines of text"
     shown = {'top1': 'top-1', 'top2': 'top-2', 'top3': 'top-3', 'top4': 'top-4', 'top5': 'top-5', 'class': 'extinction class', 'diffraction_class_top1': 'diffraction class', 'crystal_system_top1': 'crystal system', 'macro_f1': 'macro F1', 'ece': 'calibration error'}
@@ -547,14 +559,9 @@ def _scores(d):
 
 def _rows_wanted(trained, table, unseen, sample, seed):
     "Rows of a table to score"
-    import numpy as np
-    from msdn_nb.sources import data_hash
-    from msdn_nb.training import split_rows
-    rows, made = np.arange(len(table)), trained.card.get('data', {})
-    if unseen:
-        if made.get('data_hash') != data_hash(table.path): raise ValueError(f'{table.path}: this is not the file that {trained.card["name"]} was trained on; leave out --unseen')
-        rows = split_rows(table, trained.recipe, made['seed'])[2]
-    return rows if sample is None or sample >= len(rows) else np.sort(np.random.default_rng(seed).permutation(rows)[:sample])
+    from msdn_nb.sources import some_rows
+    from msdn_nb.training import split_of
+    return some_rows(split_of(trained, table)[2] if unseen else range(len(table)), sample, seed)
 
 # %% ../nbs/61_cli.ipynb #ee203fe1
 def _evaluate_laws(trained, table, rows, workers, chunk=512):

@@ -64,8 +64,8 @@ def system_probabilities(
     for n, p in zip(classes, probabilities): found[crystal_system(int(n))] += float(p)
     return found
 
-# %% ../nbs/60_identify.ipynb #115af3df
-@dataclass(frozen=True)
+# %% ../nbs/60_identify.ipynb #a8f4020b
+@dataclass(frozen=True,repr=False)
 class Identification:
     "What a model makes of one crystal"
     input:str               # the file or files, or the crystal's name
@@ -93,7 +93,11 @@ def to_dict(self:Identification)->dict: # plain values
     systems = {name: round(p, 6) for name, p in self.crystal_systems.items()}
     return dict(input=self.input, model=self.model, kind=self.kind, candidates=candidates, crystal_systems=systems, warnings=list(self.warnings), **(dict(undecided=self.undecided) if powder else {}))
 
-# %% ../nbs/60_identify.ipynb #d9be8678
+# %% ../nbs/60_identify.ipynb #d42e0a2e
+@patch
+def __repr__(self:Identification):
+    best = self.candidates[0]; return f'Identification({Path(self.input).name!r}, {self.model}, {best.symbol} ({best.space_group}) {best.probability:.1%}{", undecided" if self.undecided else ""})'
+
 @patch
 def _repr_markdown_(self:Identification):
     rows = [f'| {i} | {c.space_group} | {c.symbol} | {c.crystal_system} | {100*c.probability:.1f} %{f" ± {100*c.std:.1f}" if c.std else ""} | {", ".join(f"{n} {symbol(n)}" for n in c.inseparable) or "none"} |'

@@ -6,17 +6,18 @@
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'TOPS', 'PUBLISHED_CLASSES',
            'PUBLISHED_MORE_THAN', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study',
            'study_patterns', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers', 'scores',
-           'fold_rows', 'classes', 'difference', 'add_norm', 'Variant', 'ablation_changes', 'ablation', 'matched_split',
-           'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
+           'fold_rows', 'classes', 'difference', 'systems_of', 'gains_by_system', 'add_norm', 'Variant',
+           'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
+           'curve_rows', 'learning_curve']
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #f2a19415
+# %% ../nbs/45_paper_a_accuracy.ipynb #746b7d3d
 import csv, hashlib, json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from .symmetry import ceiling, class_set
-from .sources import CrystalTable, prototype_split, random_split
+from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, crystal_system
+from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .models import MSDN
 from .training import ARCHITECTURES, Recipe, Trained, cache_patterns, load_weights, open_cache, save_weights, train
@@ -197,10 +198,10 @@ def _counts(study, wanted, like_paper=False):
     return dict(groups={str(g): {name: int(c[g]) for name, c in count.items()} for g in study.classes}, left_out=[g for g in wanted if g not in study.classes],
                 crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()}, by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #46ac2f27
+# %% ../nbs/45_paper_a_accuracy.ipynb #3784b47c
 def _trained_scores(run, study, seed, start=None, **how):
     "Train, or load, and score on the test part, and on as many crystals that it learned from"
-    trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]; known = np.sort(np.random.default_rng(seed).permutation(known)[:len(study.test)])
+    trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]; known = some_rows(known, len(study.test), seed)
     return dict(network=trained.card['name'], log=trained.card['log'], parameters=trained.card['parameters'], scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
 
 def _class_scores(run, name, make, sizes, seeds, size, scratch):
@@ -246,14 +247,26 @@ def classes(run):
     return dict(scores={'all': found, 'like the paper': like}, rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data, like_paper=LIKE_PAPER,
                 published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #6412c84c
+# %% ../nbs/45_paper_a_accuracy.ipynb #584370a9
 def difference(
-    ours, # hits of one network, (n,)
-    base, # hits of the default on the same crystals
-)->dict:  # mean of the differences, its standard deviation, n
-    "By how much one network is right more often than another, crystal by crystal"
-    d = np.asarray(ours, float) - np.asarray(base, float)
-    return dict(value=float(d.mean()), std=float(d.std(ddof=1)/np.sqrt(len(d))), n=len(d))
+    a, b # right answers (seeds, crystals) of two networks to the same crystals
+)->dict: # value, std, n of crystals, and `seeds` of either
+    "How much more often the first network is right"
+    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
+    spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
+    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d), seeds=[len(a), len(b)])
+
+def systems_of(groups)->np.ndarray: # (n,) text
+    "Crystal system of each group"
+    return np.array([''] + [crystal_system(g) for g in range(1, 231)])[np.asarray(groups, int)]
+
+def gains_by_system(
+    truth, # (n,) space groups
+    a, b   # right answers (seeds, n) of two networks
+)->dict:   # crystal system -> `difference`; systems with fewer than two crystals are left out
+    "How much more often the first network is right, by crystal system"
+    systems = systems_of(truth)
+    return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS if (systems == s).sum() > 1}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #bd685635
 def add_norm(
@@ -300,7 +313,7 @@ def ablation_changes(
     if released: changes |= {'shaped at 256 pixels': dict(patterns=dict(pixels=256)), 'released program': dict(patterns=dict(pixels=256), shaped=lines | dict(mode='released'), against='shaped at 256 pixels')}
     return changes
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #2585e323
+# %% ../nbs/45_paper_a_accuracy.ipynb #927df7fb
 def _ablated(run, size, change, seed):
     "Ranks of the truth among the answers of one changed network, test and validation"
     study = make_study(run, size.groups, **(dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True) | change.get('patterns', {}))); edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
@@ -311,7 +324,7 @@ def _ablated(run, size, change, seed):
 def _change_scores(found, base):
     "Figures of a change, and the difference from the default"
     shares = [dict(top1=float((f['ranks'] == 0).mean()), top2=float((f['ranks'] < 2).mean()), valid1=float((f['valid'] == 0).mean())) for f in found]
-    return dict(**mean_std(shares), test=rate(np.concatenate([f['ranks'] for f in found]) == 0), difference=difference(np.concatenate([f['ranks'] == 0 for f in found]), np.concatenate([b['ranks'] == 0 for b in base])),
+    return dict(**mean_std(shares), test=rate(np.concatenate([f['ranks'] for f in found]) == 0), difference=difference(*(np.stack([f['ranks'] == 0 for f in side]) for side in (found, base))),
                 minutes=float(np.mean([f['minutes'] for f in found])))
 
 @experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=11)

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['SPOT', 'SHAPED', 'PUBLISHED', 'PUBLISHED_GAIN', 'NARROW', 'BASELINE_SIZES', 'PUBLISHED_COMPLEXITY', 'paper_setting',
-           'tuned_setting', 'choose_rate', 'difference', 'baselines', 'training_bytes', 'network_cost',
+           'tuned_setting', 'choose_rate', 'study_network', 'rate_loss', 'baselines', 'training_bytes', 'network_cost',
            'crystals_per_second', 'complexity']
 
-# %% ../nbs/46_paper_a_baselines.ipynb #eb5ff801
+# %% ../nbs/46_paper_a_baselines.ipynb #c1c72a0e
 import math, time
 from functools import partial
 import numpy as np, torch
-from .symmetry import CRYSTAL_SYSTEMS, class_set, crystal_system
+from .symmetry import class_set
 from .models import FoldNet, MSDN, joint_loss, multiply_adds
 from .baselines import BASELINES
 from .training import build_model
 from .experiments import experiment, mean_std
-from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, learned, make_study, scores, study_recipe
+from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, scores, study_recipe
 
 # %% ../nbs/46_paper_a_baselines.ipynb #184d1908
 SPOT, SHAPED = ('AlexNet', 'VGG', 'ResNet', 'DenseNet', 'Ziletti'), ('MSVGG', 'MSDN')
@@ -48,37 +48,38 @@ def choose_rate(
     if not finite: raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try smaller rates')
     return min(finite, key=finite.get)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #6b5a6187
-def _train(run, study, network, seed, rate, setting, epochs, rows=None, narrow=False):
+# %% ../nbs/46_paper_a_baselines.ipynb #df1adcd2
+def study_network(
+    run, study,      # `Run`, `Study`
+    network:str,     # a key of `ARCHITECTURES`
+    seed:int,        # of the training
+    rate:float|None, # learning rate of the tuned setting
+    setting:str,     # 'paper' or 'tuned'
+    epochs:int,
+    rows=None,       # (training rows, validation rows) instead of the study's
+    narrow=False     # in its narrower form?
+)->'Trained':
     "A network of the comparison, trained or loaded"
     changes = paper_setting(network) if setting == 'paper' else tuned_setting(rate)
     return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=NARROW.get(network, {}) if narrow else {}, **changes)
 
-def _loss(run, study, network, rate, epochs, share, narrow):
+def rate_loss(
+    run, study, network,  # as for `study_network`
+    rate:float,           # learning rate
+    epochs:int,
+    share:float,          # of the training crystals
+    narrow:bool
+)->float:
     "Loss on validation crystals after a short training at a rate"
     rows = (study.learn[:: round(1/share)], study.valid)
-    return _train(run, study, network, run.seed, rate, 'tuned', epochs, rows, narrow).card['log'][-1]['valid_loss']
+    return study_network(run, study, network, run.seed, rate, 'tuned', epochs, rows, narrow).card['log'][-1]['valid_loss']
 
 def _judge(run, study, network, *args, **kwargs):
     "Scores of a network, its right answers, and its part of right answers among the validation crystals"
-    trained = _train(run, study, network, *args, **kwargs); found = answers(trained, study)
+    trained = study_network(run, study, network, *args, **kwargs); found = answers(trained, study)
     return dict(scores(found), right=found.ranks == 0, truth=found.truth, valid=scores(answers(trained, study, study.valid))['top1'], parameters=trained.card['parameters'], minutes=sum(e['minutes'] for e in trained.card['log']))
 
-# %% ../nbs/46_paper_a_baselines.ipynb #9dad0286
-def difference(
-    a, b # right answers (seeds, crystals) of two networks to the same crystals
-)->dict: # value, std, n of crystals, and `seeds` of either
-    "How much more often the first network is right"
-    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
-    spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
-    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d), seeds=[len(a), len(b)])
-
-# %% ../nbs/46_paper_a_baselines.ipynb #27d19dd2
-def _system_gains(mine, other):
-    "Gain of one network over another by crystal system"
-    systems = np.array([crystal_system(int(g)) for g in mine[0]['truth']]); right = [np.stack([x['right'] for x in xs]) for xs in (mine, other)]
-    return {s: difference(*(r[:, systems == s] for r in right)) for s in CRYSTAL_SYSTEMS if (systems == s).sum() > 1}
-
+# %% ../nbs/46_paper_a_baselines.ipynb #b4578db9
 def _told(kept):
     "Mean and standard deviation of what the seeds of a network gave"
     return mean_std([{k: float(v) for k, v in x.items() if v.ndim == 0} for x in kept])
@@ -87,13 +88,13 @@ def _steps(run, study, size):
     "Functions that train and judge a network as steps of the run"
     def tune(network):
         run.say(f'{network}, rates')
-        losses = {str(r): run.step(f'{network}-rate-{r}', partial(_loss, run, study), network, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates}
+        losses = {str(r): run.step(f'{network}-rate-{r}', partial(rate_loss, run, study), network, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates}
         return losses
     def judge(network, setting, rate, epochs, seed):
         return run.arrays(f'{network}-{setting}-seed-{seed}', partial(_judge, run, study), network, seed, rate, setting, epochs, narrow=size.narrow)
     return tune, judge
 
-# %% ../nbs/46_paper_a_baselines.ipynb #16ddf990
+# %% ../nbs/46_paper_a_baselines.ipynb #3499076f
 BASELINE_SIZES = dict(
     full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3], tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3),
     reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1),
@@ -112,7 +113,7 @@ def baselines(run):
     right = {n: np.stack([x['right'] for x in kept[n]]) for n in size.networks}
     order = {f'{a} - {b}': difference(right[a], right[b]) for a, b in (('MSDN', 'MSVGG'), ('MSVGG', best), ('MSDN', best))}
     return dict(tuned={n: _told(kept[n]) for n in kept}, paper_settings={n: _told(paper[n]) for n in paper}, rates=rates, losses=losses, best_spot=best, order=order,
-        gain_by_system=_system_gains(kept['MSDN'], kept[best]), sees={n: 'shaped' if n in SHAPED else 'spot' for n in kept}, forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept},
+        gain_by_system=gains_by_system(kept['MSDN'][0]['truth'], right['MSDN'], right[best]), sees={n: 'shaped' if n in SHAPED else 'spot' for n in kept}, forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept},
         crystals=dict(learn=len(study.learn), valid=len(study.valid), test=len(study.test)), classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #37c49a2e

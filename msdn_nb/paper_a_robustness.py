@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'VIEWS', 'PUBLISHED_VACANCIES', 'SIZES', 'EFFECTS', 'damaged', 'vacancy_answers', 'tally', 'retained',
-           'paper_networks', 'some_rows', 'vacancies', 'troubled', 'trouble_answers', 'noise']
+           'paper_networks', 'vacancies', 'troubled', 'trouble_answers', 'noise']
 
-# %% ../nbs/48_paper_a_robustness.ipynb #44386d57
+# %% ../nbs/48_paper_a_robustness.ipynb #b805bc6e
 from functools import partial
 import numpy as np, torch
 from .crystal import CrystalError, standard_cell
+from .sources import some_rows
 from .diffraction import simulate
-from .training import load_weights, predict, split_rows, spread
+from .training import load_weights, predict, split_of, spread
 from .evaluation import rate
 from .robustness import add_background, add_shot_noise, beam_stop, detector_gaps, recorded, vacancy_patterns
 from .experiments import experiment, mean_std
 from .paper_a_accuracy import make_study
-from .paper_a_baselines import BASELINE_SIZES, choose_rate, _loss, _train
+from .paper_a_baselines import BASELINE_SIZES, choose_rate, rate_loss, study_network
 
 # %% ../nbs/48_paper_a_robustness.ipynb #7fa1538f
 SHARES = (.05, .1, .2) # of the atoms
@@ -75,7 +76,7 @@ def retained(
         return dict(found, std_crystals=(found['value']*(1 - found['value'])/n)**.5)
     return {f'{share:.0%}': one(k) if tallies[0]['right'] else dict(value=None, std=None, n=len(tallies), std_crystals=None) for k, share in enumerate(shares)}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #f108031f
+# %% ../nbs/48_paper_a_robustness.ipynb #56e19575
 PUBLISHED_VACANCIES = dict(MSDN={'20%': 96.}, others={'20%': (80., 84.)}) # retained accuracy, per cent
 SIZES = {form: {k: v for k, v in size.items() if k not in ('repeats', 'rest', 'epochs')} for form, size in BASELINE_SIZES.items()}
 
@@ -86,30 +87,21 @@ def paper_networks(
     size   # of the run, with the fields of `SIZES`
 )->dict:   # name -> `Trained`
     "The networks of the comparison with their tuned rates; trained only where that experiment has not trained them"
-    rate_of = lambda name: choose_rate({r: _loss(run, study, name, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates})
-    return {name: _train(run, study, name, run.seed, rate_of(name), 'tuned', size.tuned_epochs, narrow=size.narrow) for name in names}
+    rate_of = lambda name: choose_rate({r: rate_loss(run, study, name, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates})
+    return {name: study_network(run, study, name, run.seed, rate_of(name), 'tuned', size.tuned_epochs, narrow=size.narrow) for name in names}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #a5ff825c
-def some_rows(
-    rows,       # ascending
-    n=None,     # how many; all by default
-    seed:int=0  # of the choice
-)->np.ndarray:  # ascending
-    "A random part of some rows"
-    return rows if n is None or n >= len(rows) else np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
-
+# %% ../nbs/48_paper_a_robustness.ipynb #69a65c76
 def _tallied(networks, table, rows, views, seed, workers):
     found = vacancy_answers(networks, table, rows, SHARES, views, seed, workers)
     return {name: {view: tally(right) for view, right in of.items()} for name, of in found.items()}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #bbc250ea
 @experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing', needs='mp', minutes=7)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
     size = run.size(full=dict(SIZES['full'], tests=None, draws=3), reduced=dict(SIZES['reduced'], tests=400, draws=2), quick=dict(SIZES['quick'], tests=16, draws=1))
     trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed)
     networks = paper_networks(run, study, size.networks, size)
-    groups = {'default': (dict(FoldNet=trained), some_rows(split_rows(run.table, trained.recipe, trained.card['data']['seed'])[2], size.tests), [*VIEWS]), 'paper': (networks, some_rows(study.test, size.tests), ['recorded'])}
+    groups = {'default': (dict(FoldNet=trained), some_rows(split_of(trained, run.table, not run.quick)[2], size.tests), [*VIEWS]), 'paper': (networks, some_rows(study.test, size.tests), ['recorded'])}
     found = {}
     for group, (asked, rows, views) in groups.items():
         draws = []
@@ -140,7 +132,7 @@ def troubled(job):
     chains = [[]] + [[make(v, setup, rng)] for _, strengths, make in EFFECTS.values() for v in strengths]
     return torch.stack([recorded(intensity, recipe, chain) for chain in chains], 1), good
 
-# %% ../nbs/48_paper_a_robustness.ipynb #b0bfa15d
+# %% ../nbs/48_paper_a_robustness.ipynb #68d478a6
 def trouble_answers(
     trained,       # `Trained`
     table,         # `CrystalTable`
@@ -162,7 +154,7 @@ def noise(run):
     "msdn-72 on its logarithmic patterns, the paper's network on shaped ones"
     size = run.size(full=dict({**SIZES['full'], 'networks': ['MSDN']}, tests=None), reduced=dict({**SIZES['reduced'], 'networks': ['MSDN']}, tests=400), quick=dict({**SIZES['quick'], 'networks': ['MSDN']}, tests=12))
     trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed); paper = paper_networks(run, study, ['MSDN'], size)['MSDN']
-    rows = dict(FoldNet=split_rows(run.table, trained.recipe, trained.card['data']['seed'])[2], MSDN=study.test); found = {}
+    rows = dict(FoldNet=split_of(trained, run.table, not run.quick)[2], MSDN=study.test); found = {}
     for name, network in dict(FoldNet=trained, MSDN=paper).items():
         run.say(name); found[name] = run.step(name, partial(trouble_answers, network), run.table, some_rows(rows[name], size.tests), run.seed, run.workers)
     return dict(found=found, units={name: unit for name, (unit, _, _) in EFFECTS.items()}, weights=dict(FoldNet='msdn-72', MSDN=paper.card['name']))

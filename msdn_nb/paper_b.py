@@ -8,7 +8,7 @@ __all__ = ['TABLE_1', 'CLASSES', 'NAMES', 'PUBLISHED_ENOUGH', 'PUBLISHED_IMBALAN
            'between_nodes', 'ulbd_size', 'ulbd_imbalance', 'ulbd_relabelled', 'wide_laws', 'ulbd_datasets',
            'lost_to_limit', 'lattice_lines', 'cddd_shortcut', 'powder_mp', 'rruff', 'measured']
 
-# %% ../nbs/58_paper_b.ipynb #a534ffdc
+# %% ../nbs/58_paper_b.ipynb #f279b36c
 import csv, json, subprocess, sys
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import numpy as np
 from .extinction import SYSTEMS, extinction_ceiling, system_groups
 from .experiments import ExperimentError, experiment, mean_std
+from .sources import some_rows
 from .symmetry import crystal_system, is_absent, population
 
 # %% ../nbs/58_paper_b.ipynb #deab1456
@@ -77,7 +78,7 @@ def new_draws(
     "The lattices of a part with intensities that nobody has seen"
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
-# %% ../nbs/58_paper_b.ipynb #7a2505c5
+# %% ../nbs/58_paper_b.ipynb #47358de3
 def _minutes(folder):
     "How long a training took, by its log"
     with open(folder/'log.csv', newline='') as file: clocks = [row['time'].split(':') for row in csv.DictReader(file)]
@@ -85,19 +86,21 @@ def _minutes(folder):
 
 def _ulbd_scores(recipe, n, seed, folder, train):
     "Scores of the network of a recipe, unseen lattices and seen ones; the shipped one unless it shall be trained"
+    from msdn_nb.lattices import grid_ceiling
     from msdn_nb.powder_network import load_law, law_parts, law_weights
     shipped = not train and recipe.name in law_weights()
     if not shipped: _learn(recipe, folder, seed)
     path = recipe.name if shipped else folder/f'{recipe.name}.safetensors'
     used = load_law(path).recipe
-    learned, _, test = law_parts(used)
+    learned, _, test = law_parts(used); rational = used.grid.system in TABLE_1
     return dict(source='shipped weights' if shipped else 'trained here', training_minutes=None if shipped else _minutes(folder), architecture=used.architecture, samples=used.samples, patterns_per_lattice='ever new' if used.fresh else used.grid.draws,
-                unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed))
+                unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
+                on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
 
-@experiment('ulbd', paper='B', about='accuracy of networks that learn from laws, beside the ceilings; at full size for five systems', minutes=28)
+@experiment('ulbd', paper='B', about='accuracy of networks that learn from laws, beside the ceilings; at full size with the published network', minutes=60)
 def ulbd(run):
-    "Our network for the published systems; at full size for five, and beside it the published network"
-    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, published=[*TABLE_1], published_samples=2_000_000), reduced=dict(systems=[*TABLE_1], times=1, published=[], published_samples=0),
+    "Our network for five systems; at full size beside it the published network"
+    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, published=[*TABLE_1], published_samples=2_000_000), reduced=dict(times=1, published=[], published_samples=0),
                     quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100))
     found, published = {}, {}
     for system in size.systems:
@@ -309,40 +312,29 @@ def cddd_shortcut(run):
     size = run.size(full=dict(systems=[*TABLE_1], crystals=1000), reduced=dict(crystals=400), quick=dict(systems=['cubic'], crystals=12))
     return dict(systems={s: run.step(NAMES[s], _shortcut, run.table, _split_system(run.table, s, 0, size.crystals, run.seed)[1]) for s in size.systems})
 
-# %% ../nbs/58_paper_b.ipynb #df2f4a57
+# %% ../nbs/58_paper_b.ipynb #1f9a29f9
 ASKED_POWDER = dict(top1=.80, top5=.95, crystal_system=.94)         # of unseen crystals, ideal pattern
 PUBLISHED_RRUFF = dict(top1=66.2, crystal_system=81.7)              # per cent, OpenAlphaDiffract, ten networks, measured RRUFF patterns
 ASKED_RRUFF = dict(top1=.662, top5=.85, crystal_system=.82)
 
 @lru_cache(maxsize=1)
-def _powder_230(quick):
-    "The shipped network that never saw a measured pattern; in a quick form an untrained one where none is shipped"
-    from msdn_nb.powder_model import PowderModelRecipe, PowderNet, TrainedPowder, load_powder, shipped_powder
-    if not quick or 'powder-230' in shipped_powder(): return load_powder('powder-230')
-    recipe = PowderModelRecipe('untrained', model_args=dict(widths=(8, 8, 8, 8, 16), blocks=(0, 0, 0, 0, 0), squeeze=8, hidden=32), batch_size=16)
-    return TrainedPowder(PowderNet(**recipe.model_args).eval(), recipe, dict(name=recipe.name))
+def _powder_230():
+    "The shipped network that never saw a measured pattern"
+    from msdn_nb.powder_model import load_powder
+    return load_powder('powder-230')
 
 def _card(trained):
     "What a result says about the network"
     return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), trained_on=trained.card.get('data'))
 
-# %% ../nbs/58_paper_b.ipynb #2273054d
-def _unseen_rows(trained, table, n, seed):
-    "Test rows of the network's own split, at most `n` of them"
-    from msdn_nb.sources import data_hash
-    from msdn_nb.training import split_rows
-    known = trained.card.get('data', {})
-    if known and known['data_hash'] != data_hash(table.path): raise ExperimentError(f"{table.path.name} is not the table that {trained.card['name']} learned from; give that one with --data, or no crystal can be called new")
-    rows = split_rows(table, trained.recipe, known.get('seed', 0))[2]
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:n])
-
-def _crystal_answers(table, rows, quick, any_instrument, seed, workers):
+# %% ../nbs/58_paper_b.ipynb #a6b38c28
+def _crystal_answers(table, rows, any_instrument, seed, workers):
     "Probabilities of the powder model for crystals, through the ideal instrument or through any"
     from msdn_nb.powder_model import evaluate_powder
-    trained = _powder_230(quick); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
+    trained = _powder_230(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
-# %% ../nbs/58_paper_b.ipynb #1bb299a7
+# %% ../nbs/58_paper_b.ipynb #9a2bed04
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
@@ -359,51 +351,52 @@ def _crystal_scores(trained, answers):
 @experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=3)
 def powder_mp(run):
     "The ideal instrument, and any"
-    size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230(run.quick)
-    rows, scores = _unseen_rows(trained, run.table, size.crystals, run.seed), {}
+    from msdn_nb.training import split_of
+    size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
+    rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
     for name, any_instrument in (('ideal', False), ('any', True)):
         run.say(f'{len(rows)} crystals, {name} instrument')
-        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, run.quick, any_instrument, run.seed, 1 if run.quick else run.workers))
+        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, run.seed, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
-# %% ../nbs/58_paper_b.ipynb #a169c7a0
+# %% ../nbs/58_paper_b.ipynb #5a4d2cf0
 def _rruff(path, n):
     "Measured patterns on the network's axis, and their groups"
     from msdn_nb.powder_model import read_collection
     return dict(zip(('arrays', 'groups'), read_collection(path, n)))
 
-def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, quick):
+def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
     "Answers to one fold by a network that went on learning from the others"
     from msdn_nb.powder_model import learn_measured, powder_probabilities
     learn = fold != f
-    one = learn_measured(_powder_230(quick), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
+    one = learn_measured(_powder_230(), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #7662f61e
+# %% ../nbs/58_paper_b.ipynb #0c858f62
 @experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=5)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
     from msdn_nb.powder_model import cache_lines, law_made, measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds
-    from msdn_nb.training import split_rows
+    from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300), reduced=dict(crystals=6000, laws=600, steps=100), quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
-    trained = _powder_230(run.quick); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
-    before = run.arrays('before', lambda quick, arrays: dict(probabilities=powder_probabilities(_powder_230(quick), arrays)[0]), run.quick, arrays)['probabilities']
-    rows = split_rows(run.table, trained.recipe, trained.card.get('data', {}).get('seed', 0))[0]; rows = np.sort(np.random.default_rng(run.seed).permutation(rows)[:size.crystals]); run.say('lines of crystals')
+    trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
+    before = run.arrays('before', lambda arrays: dict(probabilities=powder_probabilities(_powder_230(), arrays)[0]), arrays)['probabilities']
+    rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)); lines = lines + law_made(lines, size.laws, run.seed)
     repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
-        after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f, size.steps, run.folder/f'fold-{f}', run.seed + f, run.quick)['probabilities']
+        after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f, size.steps, run.folder/f'fold-{f}', run.seed + f)['probabilities']
     return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), space_groups=len(set(groups.tolist())), before=measured_scores(before, groups), after=measured_scores(after, groups),
                 published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
-# %% ../nbs/58_paper_b.ipynb #e410102d
-def _answer_to(path, wavelength, quick, best=5):
+# %% ../nbs/58_paper_b.ipynb #58cf1376
+def _answer_to(path, wavelength, best=5):
     "The first answers to one measured file"
     from msdn_nb.measured import check_powder, read_powder
     from msdn_nb.powder import to_axis
     from msdn_nb.powder_model import powder_probabilities
-    trained = _powder_230(quick); pattern = read_powder(path, wavelength); x = to_axis(pattern); p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
+    trained = _powder_230(); pattern = read_powder(path, wavelength); x = to_axis(pattern); p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
     return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]], ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]), notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
 
 @experiment('measured', paper='B', about='powder-230 on measured patterns of several wavelengths', needs='measured', minutes=.3)
@@ -412,6 +405,6 @@ def measured(run):
     run.size(full=dict(patterns=5), quick=dict(patterns=2)); folder = run.path('measured'); found = {}
     with open(folder/'truth.csv', encoding='utf-8') as file: rows = [*csv.DictReader(file)]
     for row in rows[:2] if run.quick else rows:
-        group = int(row['space_group']); answer = run.step(row['name'], _answer_to, folder/f"{row['name']}.xy", float(row['wavelength']), run.quick); ranks = answer.pop('ranks')
+        group = int(row['space_group']); answer = run.step(row['name'], _answer_to, folder/f"{row['name']}.xy", float(row['wavelength'])); ranks = answer.pop('ranks')
         found[row['name']] = dict(space_group=group, wavelength=float(row['wavelength']), formula=row['formula'], rank=ranks[str(group)], crystal_system=crystal_system(answer['first'][0][0]) == crystal_system(group), **answer)
-    return dict(model=_card(_powder_230(run.quick)), patterns=found, in_top5=sum(r['rank'] < 5 for r in found.values()))
+    return dict(model=_card(_powder_230()), patterns=found, in_top5=sum(r['rank'] < 5 for r in found.values()))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines', 'join_lines', 'pack_lines', 'cache_lines',
-           'open_lines', 'take_lines', 'line_items', 'law_made', 'Effects', 'render_patterns', 'AxisBlock', 'PowderNet',
+           'open_lines', 'take_lines', 'line_items', 'law_made', 'Effects', 'render_patterns', 'PowderNet',
            'PowderModelRecipe', 'powder_recipe_from_dict', 'class_members', 'powder_loss', 'PatternBatches',
            'standard_top_1', 'standard_top_5', 'effects_top_1', 'effects_top_5', 'powder_learner', 'train_powder',
            'TrainedPowder', 'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_class',
@@ -12,7 +12,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines
            'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches',
            'learn_measured', 'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/55_powder_model.ipynb #3df0878e
+# %% ../nbs/55_powder_model.ipynb #06ea36cd
 import copy, json, math, os, sys, time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +25,14 @@ from fastcore.basics import patch
 from torch import nn
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
-from .sources import CrystalTable, data_hash, random_split
-from .training import (WEIGHTS, CacheError, _dropout, _quiet, autocast_callback, checkpoint_callback, fit_temperature, learner_parts, progress,
-                              read_weights, shipped_weights, split_rows, spread, training_facts, weights_kind, weights_path, write_weights)
+from .sources import CrystalTable, data_hash, random_split, some_rows
+from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided, first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
+                              read_weights, shipped_weights, split_of, split_rows, spread, take_weights, team, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import _family, extinction_classes
 from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, _compiled, axis_place, clip_peaks, line_list, to_axis
 from .lattices import law_lines
+from .powder_network import AxisBlock, axis_conv
 
 # %% ../nbs/55_powder_model.ipynb #ac49dc5a
 def line_arrays(
@@ -170,7 +171,7 @@ def law_made(
         found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)])); groups.append(g)
     return pack_lines(found,groups,np.full(n,-1),True)
 
-# %% ../nbs/55_powder_model.ipynb #ebf3f2b4
+# %% ../nbs/55_powder_model.ipynb #cb09388c
 @dataclass(frozen=True)
 class Effects:
     "Ranges of what instruments and samples do; pairs are drawn evenly, single widths are standard deviations."
@@ -191,21 +192,21 @@ class Effects:
     b_factor:tuple=(0.,1.8)     # B, square angstrom
     march:float=.5              # of ln(r)
     march_chance:float=.35      # share of non-cubic samples with preferred orientation
-    start:tuple=(5.,18.)        # first angle, degrees of Cu two_theta
-    start_chance:float=.4       # share of patterns that begin after 5 degrees
+    start:tuple=(5.,18.); start_chance:float=.4 # first angle, degrees of Cu two_theta; share that begins after 5
     stop:tuple=(55.,90.)        # last angle
     stop_chance:float=.35       # share of patterns that end before 90 degrees
-    impurity:float=.12          # greatest height of foreign lines
-    impurity_chance:float=.25   # share of patterns with foreign lines
+    impurity:float=.12; impurity_chance:float=.25 # greatest height of foreign lines, share of patterns with such
     counts:tuple=(1.7,5.)       # decimal logarithm of the counts in the highest peak
     background:float=.5         # greatest height of a flat and of a falling background, each
     hump:float=.3               # greatest height of an amorphous hump
     clip_chance:float=.8        # share of patterns whose background is estimated, not known
+    varied_strain:float=.03     # instead of `strain`, where a crystal is varied for the standard instrument
+    varied_grain:float=.35      # greatest standard deviation of ln(intensity) there
 
-# %% ../nbs/55_powder_model.ipynb #d8c9df72
+# %% ../nbs/55_powder_model.ipynb #e54f1561
 def _as_tuples(effects):
-    "Ranges of the cell (5), of instrument and sample (16), and of the recording (6)"
-    e = astuple(effects); return e[:5],e[5:21],e[21:]
+    "Ranges of the cell (5), of instrument and sample (16), of the recording (6), and of varied crystals (2)"
+    e = astuple(effects); return e[:5],e[5:21],e[21:27],e[27:]
 
 STANDARD_WIDTH = .08 # degrees of two_theta, FWHM
 
@@ -344,15 +345,16 @@ def _scaled(y, log, mask):
         v = y[j]*mask[j]; log[j] = (1+.2*math.log10(max(v,floor)))*mask[j]
         y[j] = math.sqrt(v) if v>=0 else -math.sqrt(-v)
 
-# %% ../nbs/55_powder_model.ipynb #a015d965
+# %% ../nbs/55_powder_model.ipynb #691bb34e
 @_compiled
-def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample, recording, y, log, mask):
+def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample, recording, varied, y, log, mask):
     "One pattern into the rows `y`, `log` and `mask`"
     np.random.seed(seed); n = len(strength)
-    g = metric.astype(np.float64) if standard else _strained(metric,group,law,cell)
-    d = _standard() if standard else _draw(sample,group)
+    if standard==1: g = metric.astype(np.float64)
+    else: g = _strained(metric,group,law,cell if standard==0 else (varied[0],cell[1],cell[2],0.,0.))
+    d = _standard() if standard else _draw(sample,group); grain = np.random.uniform(0.,varied[1]) if standard==2 else d[7]
     q, height = np.zeros(n), np.empty(n); y[:] = 0.
-    top = _heights(hkl,strength,g,law,d[7],d[8],d[9],d[10],q,height); _draw_lines(y,q,height,top if top>0 else 1.,d[:7],standard)
+    top = _heights(hkl,strength,g,law,grain,d[8],d[9],d[10],q,height); _draw_lines(y,q,height,top if top>0 else 1.,d[:7],standard>0)
     first, last = max(_place(d[11]),0), min(_place(d[12]),len(y)-1)
     for j in range(len(y)): mask[j] = 1. if first<=j<=last else 0.
     _normalised(y,mask)
@@ -360,41 +362,27 @@ def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample,
     _scaled(y,log,mask)
 
 @_compiled
-def _render(items, offset, hkl, strength, metric, group, law, standard, seeds, cell, sample, recording, out):
+def _render(items, offset, hkl, strength, metric, group, law, standard, seeds, cell, sample, recording, varied, out):
     for b in range(len(items)):
         i = items[b]; o, p = offset[i], offset[i+1]
-        _render_one(hkl[o:p],strength[o:p],metric[i],group[i],law[i],standard[b],seeds[b],cell,sample,recording,out[b,0],out[b,1],out[b,2])
+        _render_one(hkl[o:p],strength[o:p],metric[i],group[i],law[i],standard[b],seeds[b],cell,sample,recording,varied,out[b,0],out[b,1],out[b,2])
 
-# %% ../nbs/55_powder_model.ipynb #c20877c1
+# %% ../nbs/55_powder_model.ipynb #788d1a2e
 def render_patterns(
     lines:Lines,
     items=None,              # which of its crystals; all by default
     effects:Effects=Effects(),
     standard=False,          # the standard instrument instead: one truth value, or one for each item
     seed:int=0,
+    varied=False,            # where the standard instrument records: a relative of the crystal; one truth value, or one for each item
 )->np.ndarray: # (n, 3, 3072) float32 on the network's axis: signed square root, logarithm, and where it was measured
     "Patterns as the network sees them."
     items = np.arange(len(lines)) if items is None else np.asarray(items); out = np.zeros((len(items),AXIS_ROWS,AXIS_POINTS),np.float32)
     seeds = np.random.default_rng(seed).integers(0,2**31,len(items)); plain = np.broadcast_to(np.asarray(standard,bool),len(items))&~lines.law[items]
-    _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,plain,seeds,*_as_tuples(effects),out)
+    _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,plain*(1+np.broadcast_to(np.asarray(varied,bool),len(items))),seeds,*_as_tuples(effects),out)
     return out
 
-# %% ../nbs/55_powder_model.ipynb #827a1e36
-def _conv(n_in, n_out, kernel, stride=1, act=True):
-    "Convolution along the axis, batch norm, ReLU"
-    pad = (kernel-1)//2 if stride==1 else (kernel-stride+1)//2
-    return nn.Sequential(nn.Conv2d(n_in,n_out,(1,kernel),(1,stride),(0,pad),bias=False),nn.BatchNorm2d(n_out),*[nn.ReLU(inplace=True)]*act)
-
-class AxisBlock(nn.Module):
-    "Two convolutions and a shortcut."
-    def __init__(self,
-        n:int,      # channels
-        kernel:int, # points, odd
-    ):
-        super().__init__(); self.a,self.b = _conv(n,n,kernel),_conv(n,n,kernel,act=False)
-    def forward(self, x): return F.relu(x+self.b(self.a(x))) # (B, n, 1, L) -> the same
-
-# %% ../nbs/55_powder_model.ipynb #ba9bacd6
+# %% ../nbs/55_powder_model.ipynb #17f76c3b
 class PowderNet(nn.Module):
     "Residual network along the axis of powder patterns."
     def __init__(self,
@@ -410,15 +398,15 @@ class PowderNet(nn.Module):
     ):
         super().__init__(); layers,n,length = [],rows,points//4
         for i,(w,b,k) in enumerate(zip(widths,blocks,kernels)):
-            layers += [_conv(n,w,4,2) if i else _conv(n,w,16,4),*[AxisBlock(w,k) for _ in range(b)]]; n = w
+            layers += [axis_conv(n,w,4,2) if i else axis_conv(n,w,16,4),*[AxisBlock(w,k) for _ in range(b)]]; n = w
             if i: length //= 2
-        self.body,self.squeeze = nn.Sequential(*layers),_conv(n,squeeze,1)
+        self.body,self.squeeze = nn.Sequential(*layers),axis_conv(n,squeeze,1)
         self.head = nn.Sequential(nn.Flatten(),nn.Dropout(dropout),nn.Linear(squeeze*length,hidden,bias=False),nn.BatchNorm1d(hidden),nn.ReLU(inplace=True),nn.Dropout(dropout),nn.Linear(hidden,classes))
     def encode(self, x): return self.squeeze(self.body(x[:,:,None]))  # (B, rows, points) -> (B, squeeze, 1, points/64)
     def decide(self, f): return self.head(f)                          # -> (B, classes); everything random is here
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/55_powder_model.ipynb #3cb7ab5e
+# %% ../nbs/55_powder_model.ipynb #42028639
 @dataclass(frozen=True)
 class PowderModelRecipe:
     "What a powder network sees, how it is built, and how it learns."
@@ -426,6 +414,7 @@ class PowderModelRecipe:
     model_args:dict=field(default_factory=dict) # passed to `PowderNet`
     effects:Effects=Effects()    # of the instruments
     standard_share:float=.5      # share of real crystals recorded by the standard instrument
+    varied_share:float=.6        # share of these that are varied
     law_share:float=.08          # share of patterns made from laws
     law_lists:int=24000          # how many lists of lines the laws give
     epochs:int=10
@@ -493,7 +482,7 @@ class PatternBatches:
                 if len(waiting)>4: yield waiting.popleft().result()
             while waiting: yield waiting.popleft().result()
 
-# %% ../nbs/55_powder_model.ipynb #ffcfc48a
+# %% ../nbs/55_powder_model.ipynb #eccc184d
 @patch
 def jobs(self:PatternBatches):
     "Items, whether the standard instrument records them, and a seed, batch by batch"
@@ -508,10 +497,11 @@ def jobs(self:PatternBatches):
 @patch
 def batch(self:PatternBatches, items, standard, seed):
     "Tensors of one job"
-    x = render_patterns(self.lines,items,self.recipe.effects,standard,seed)
+    varied = False if self.valid else np.random.default_rng([seed,1]).random(len(items))<self.recipe.varied_share
+    x = render_patterns(self.lines,items,self.recipe.effects,standard,seed,varied)
     return torch.from_numpy(x),torch.from_numpy(self.lines.group[items].astype(np.int64)-1),torch.from_numpy(self.lines.law[items]),torch.from_numpy(standard)
 
-# %% ../nbs/55_powder_model.ipynb #58950f88
+# %% ../nbs/55_powder_model.ipynb #abf1feb5
 def _hit(logits, target, among, k):
     return (logits[among].topk(k,1).indices==target[among][:,None]).any(1).float().mean()
 def standard_top_1(logits, target, law, standard): "Right first answers, standard instrument."; return _hit(logits,target,standard,1)
@@ -532,9 +522,9 @@ def powder_learner(
         def before_train(self): self.dls.train.epoch = self.epoch
     opt = partial(fb.Adam,decouple_wd=True,wd=recipe.weight_decay,sqr_mom=.999,eps=1e-8); loss = partial(powder_loss,label_smoothing=recipe.label_smoothing)
     return fb.Learner(fb.DataLoaders(train,valid,path=folder,device=torch.device(device)),model,loss_func=loss,opt_func=opt,metrics=[standard_top_1,standard_top_5,effects_top_1,effects_top_5],
-                      path=Path(folder),wd=recipe.weight_decay,cbs=[autocast_callback(),checkpoint_callback(folder),Epoch()])
+                      path=Path(folder),wd=recipe.weight_decay,cbs=[autocast_callback(),checkpoint_callback(folder),average_callback(),Epoch()])
 
-# %% ../nbs/55_powder_model.ipynb #2c259821
+# %% ../nbs/55_powder_model.ipynb #461ad294
 def train_powder(
     recipe:PowderModelRecipe,
     table,                 # `CrystalTable` of labelled crystals
@@ -546,16 +536,15 @@ def train_powder(
     start=None,            # state dict to start from
 ):
     "List, train, and return the fastai Learner."
-    fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
+    fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs; rank,n = team()
     train_rows,valid_rows,_ = split_rows(table,recipe,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
-    lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec)); train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
+    with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
+    train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)
-    fb.set_seed(seed); learn = powder_learner(PatternBatches(lines,train,recipe,seed),PatternBatches(lines,valid,recipe,seed+1,valid=True),recipe,folder,device=device); first = 0
-    if start is not None: learn.model.load_state_dict(start)
-    if (folder/'checkpoint.pt').exists():
-        saved = torch.load(folder/'checkpoint.pt',map_location=device,weights_only=True)
-        learn.model.load_state_dict(saved['model']); learn.create_opt(); learn.opt.load_state_dict(saved['opt']); first = saved['epoch']
-    with nullcontext() if sys.stderr.isatty() else _quiet(learn):
+    share = replace(recipe,batch_size=max(1,recipe.batch_size//n)); fb.set_seed(seed+rank); model = PowderNet(**recipe.model_args)
+    if start is not None: take_weights(model,start)
+    learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device); first = resume(learn,folder)
+    with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
     return learn
 
@@ -592,8 +581,7 @@ def shipped_powder()->list: # names
     "Powder models that came with the package."
     return [n for n in shipped_weights() if weights_kind(n)=='powder']
 
-# %% ../nbs/55_powder_model.ipynb #1c238c36
-@torch.no_grad()
+# %% ../nbs/55_powder_model.ipynb #a5d4672a
 def powder_probabilities(
     trained:TrainedPowder,
     arrays,          # (n, 3, 3072) on the network's axis, from `to_axis` or `render_patterns`
@@ -602,16 +590,10 @@ def powder_probabilities(
     seed:int=0,      # of the dropout
 )->tuple: # probabilities (n, 230), and their standard deviation over the passes (zeros for a plain one)
     "Probability of every space group."
-    arrays = torch.as_tensor(np.asarray(arrays,np.float32)); device = next(trained.model.parameters()).device; outs = []
+    arrays = torch.as_tensor(np.asarray(arrays,np.float32))
     if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS): raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as msdn_nb.powder.to_axis makes them')
-    if mc: torch.manual_seed(seed); _dropout(trained.model,True)
-    try:
-        for x in arrays.split(batch):
-            f = trained.model.encode(x.to(device)) # nothing random here
-            passes = torch.stack([(trained.model.decide(f).float()/trained.temperature).softmax(1) for _ in range(mc or 1)])
-            outs.append((passes.mean(0).cpu(),passes.std(0,correction=0).cpu()))
-    finally: _dropout(trained.model,False)
-    return tuple(torch.cat(o).numpy() for o in zip(*outs)) if outs else (np.zeros((0,230),np.float32),)*2
+    if not len(arrays): return (np.zeros((0,230),np.float32),)*2
+    return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
 # %% ../nbs/55_powder_model.ipynb #905a8768
 @lru_cache
@@ -699,7 +681,7 @@ def powder_summary(
     "`Evaluation.summary` with the extinction classes, which is what powder lines can tell."
     return dict(scored.summary(),extinction_class_top1=scored.coarse_accuracy(extinction_class))
 
-# %% ../nbs/55_powder_model.ipynb #cec1e843
+# %% ../nbs/55_powder_model.ipynb #d325d629
 def finish_powder(
     model,                     # a trained `PowderNet`
     recipe:PowderModelRecipe,
@@ -712,8 +694,8 @@ def finish_powder(
     **card,                    # more facts for the card
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
-    start = time.perf_counter(); model = copy.deepcopy(model).float().cpu().eval().to(memory_format=torch.channels_last); few = lambda r: r if limit is None else np.sort(np.random.default_rng(seed).permutation(r)[:limit])
-    train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name)); valid, test = few(valid), few(test)
+    start = time.perf_counter(); model = copy.deepcopy(model).float().cpu().eval().to(memory_format=torch.channels_last)
+    train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name)); valid, test = (some_rows(r,limit,seed) for r in (valid,test))
     jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256))); known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known)); scored = evaluate_powder(trained,table,test,workers); rough = evaluate_powder(trained,table,test,workers,recipe.effects,seed+1)
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),validation=len(valid),test=len(test),seed=seed),**known,
@@ -807,7 +789,7 @@ class MeasuredBatches:
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard
 
-# %% ../nbs/55_powder_model.ipynb #a0497dbd
+# %% ../nbs/55_powder_model.ipynb #a0ac0c3c
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -826,10 +808,10 @@ def learn_measured(
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
     model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
     learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
-    with _quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
+    with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     return TrainedPowder(learn.model.float().eval(),recipe,trained.card)
 
-# %% ../nbs/55_powder_model.ipynb #bce59e08
+# %% ../nbs/55_powder_model.ipynb #98291f62
 def read_collection(
     path,        # Parquet file with columns `space_group` and `intensity`
     n=None,      # only so many
@@ -853,7 +835,7 @@ def train_measured(
     workers:int=2, seed:int=0,
 )->TrainedPowder:
     "Teach a network measured patterns."
-    base = load_powder(recipe.base); rows = split_rows(table,base.recipe,base.card.get('data',{}).get('seed',0))[0]; rows = np.sort(np.random.default_rng(seed).permutation(rows)[:crystals])
+    base = load_powder(recipe.base); rows = some_rows(split_of(base,table)[0],crystals,seed)
     lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec)); lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
 

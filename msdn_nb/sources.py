@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'SYMPRECS', 'shared_path', 'TableError', 'crystal_row', 'written_beside', 'write_crystals', 'read_crystals',
-           'CrystalTable', 'data_hash', 'random_split', 'prototype_split', 'Page', 'Source', 'Collection', 'collect',
-           'from_prototypes', 'from_folder', 'from_pyxtal']
+           'CrystalTable', 'data_hash', 'random_split', 'some_rows', 'prototype_split', 'Page', 'Source', 'Collection',
+           'collect', 'from_prototypes', 'from_folder', 'from_pyxtal']
 
 # %% ../nbs/02_sources.ipynb #42d379c9
 import contextlib, hashlib, importlib.util, json, os, shutil, warnings
@@ -204,6 +204,16 @@ def random_split(
         cuts = np.round(np.cumsum(_targets(fractions, len(rows))) + 1e-9).astype(int)
         for part, rows in zip(parts, np.split(rows, cuts)): part.append(rows)
     return tuple(np.sort(np.concatenate(part)) if part else np.zeros(0, int) for part in parts)
+
+# %% ../nbs/02_sources.ipynb #da78cf24
+def some_rows(
+    rows,       # of a table
+    n=None,     # at most so many; all by default
+    seed:int=0  # of the draw
+)->np.ndarray:  # ascending
+    "A random part of some rows"
+    rows = np.sort(np.asarray(rows))
+    return rows if n is None or n >= len(rows) else np.sort(np.random.default_rng(seed).permutation(rows)[:n])
 
 # %% ../nbs/02_sources.ipynb #f952e3fb
 def _letters(counts):

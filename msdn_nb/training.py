@@ -6,12 +6,13 @@
 __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance', 'Recipe', 'recipe_from_dict', 'pattern_images',
            'network_input', 'speckle', 'disturbed', 'CacheError', 'fill_chunk', 'spread', 'progress', 'cache_patterns',
            'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback', 'checkpoint_callback',
-           'build_model', 'top_1', 'top_5', 'make_learner', 'split_rows', 'take_weights', 'Decider', 'trunk_features',
-           'cache_features', 'Joined', 'train', 'WeightsError', 'training_facts', 'write_weights', 'save_weights',
-           'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'predict',
-           'fit_temperature']
+           'resume', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1', 'top_5',
+           'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider', 'trunk_features', 'cache_features',
+           'Joined', 'train', 'WeightsError', 'training_facts', 'write_weights', 'save_weights', 'Trained',
+           'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
+           'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
-# %% ../nbs/30_training.ipynb #cd7d5dbb
+# %% ../nbs/30_training.ipynb #f0aca60c
 import json, os, sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
@@ -23,7 +24,7 @@ from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
 from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
 from .shaping import shaped_patterns_batch, crop_resize
-from .sources import CrystalTable, data_hash, random_split
+from .sources import CrystalTable, TableError, data_hash, random_split
 from .models import MSDN, FoldNet, joint_loss, joint_logits
 from .baselines import BASELINES
 
@@ -286,7 +287,7 @@ def _plain(o):
     if isinstance(o,np.generic): return o.item()
     return o if isinstance(o,(torch.Tensor,int,float,str,type(None))) else [_plain(v) for v in o]
 
-# %% ../nbs/30_training.ipynb #cc8abdf6
+# %% ../nbs/30_training.ipynb #40782f08
 def checkpoint_callback(
     folder, # for checkpoint.pt and log.csv
 ):
@@ -296,12 +297,58 @@ def checkpoint_callback(
         order,done = 60,False
         def after_validate(self): self.done = True
         def after_epoch(self):
-            if not self.done: return # an epoch skipped on the way to the checkpoint's
+            if not self.done or team()[0]: return # an epoch skipped on the way to the checkpoint's, or another process writes
             part = Path(f'{path}.part'); self.done = False
             torch.save(dict(model=self.learn.model.state_dict(),opt=_plain(self.opt.state_dict()),epoch=self.epoch+1),part); os.replace(part,path)
             head = '' if log.exists() else ','.join(self.recorder.metric_names)+'\n'
             with log.open('a') as f: f.write(head+','.join(map(str,self.recorder.log))+'\n')
     return Checkpoint()
+
+# %% ../nbs/30_training.ipynb #eabcebe9
+def resume(
+    learn,  # fastai Learner with a `checkpoint_callback` of the same folder
+    folder,
+)->int: # the epoch to go on with; 0 where there is no checkpoint
+    "Take up the last checkpoint of a folder."
+    path = Path(folder)/'checkpoint.pt'
+    if not path.exists(): return 0
+    saved = torch.load(path,map_location=learn.dls.device,weights_only=True)
+    learn.model.load_state_dict(saved['model']); learn.create_opt(); learn.opt.load_state_dict(saved['opt'])
+    return saved['epoch']
+
+# %% ../nbs/30_training.ipynb #0d90e242
+def team()->tuple: # number of this process, how many learn together
+    "Which of the processes that torchrun started this is."
+    n = int(os.environ.get('WORLD_SIZE',1))
+    if n>1 and not torch.distributed.is_initialized(): torch.distributed.init_process_group('gloo')
+    return int(os.environ.get('RANK',0)) if n>1 else 0, n
+
+@contextmanager
+def first_alone():
+    "The first process goes ahead; the others come when it is done."
+    rank,n = team()
+    if rank: torch.distributed.barrier()
+    yield
+    if n>1 and not rank: torch.distributed.barrier()
+
+def divided(
+    items, # array
+):
+    "This process's share of some items, as many as every other's."
+    rank,n = team(); return items[rank:len(items)//n*n:n]
+
+# %% ../nbs/30_training.ipynb #8bd2cb2b
+def average_callback():
+    "Before every step: the mean of the gradients of all processes."
+    fb,_ = learner_parts(); rank,n = team()
+    class Average(fb.Callback):
+        def before_fit(self):
+            if n>1: [torch.distributed.broadcast(t,0) for t in self.learn.model.state_dict().values()]
+        def before_step(self):
+            if n<2: return
+            grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]; flat = torch.cat([g.flatten() for g in grads]); torch.distributed.all_reduce(flat)
+            for g,part in zip(grads,flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g)/n)
+    return Average()
 
 # %% ../nbs/30_training.ipynb #08c2cd4c
 def _of_beams(network, n_classes, pixels, n_beams, **more): return network(n_classes,n_beams,**more) if network is MSDN else network(n_classes,pixels,n_beams,**more)
@@ -316,7 +363,7 @@ def build_model(
     if recipe.architecture not in ARCHITECTURES: raise ValueError(f'{recipe.architecture}: no such network; there are {", ".join(ARCHITECTURES)}')
     return ARCHITECTURES[recipe.architecture](len(recipe.classes),recipe.size or recipe.setup.detector.pixels,len(recipe.setup.axes),**recipe.model_args)
 
-# %% ../nbs/30_training.ipynb #8fbe0047
+# %% ../nbs/30_training.ipynb #8461bab3
 def _top(k, logits, target):
     return (joint_logits(logits).topk(k,1).indices==target[:,None]).any(1).float().mean()
 def top_1(logits, target): "Share of right first answers."; return _top(1,logits,target)
@@ -330,14 +377,16 @@ def make_learner(
 ):
     "A fastai Learner: joint loss, Adam, bfloat16, checkpoints, CSV log, early stop."
     fb,fc = learner_parts(); model = (model or build_model(recipe)).to(memory_format=torch.channels_last)
-    opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay); cbs = [autocast_callback(),checkpoint_callback(folder)]
+    opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay); cbs = [autocast_callback(),checkpoint_callback(folder),average_callback()]
     if recipe.patience: cbs.append(fc.EarlyStoppingCallback('valid_loss',patience=recipe.patience))
     return fb.Learner(dls,model,loss_func=partial(joint_loss,label_smoothing=recipe.label_smoothing),opt_func=opt,
                       metrics=[top_1,top_5],path=Path(folder),wd=recipe.weight_decay,cbs=cbs)
 
-# %% ../nbs/30_training.ipynb #41171661
+# %% ../nbs/30_training.ipynb #9fdcbd18
 @contextmanager
-def _quiet(learn):
+def quiet(
+    learn, # fastai Learner
+):
     "No bars and no tables; the log file has it all."
     with learn.no_bar(), learn.no_logging(): yield
 
@@ -422,7 +471,7 @@ def _start(recipe, trunk, start):
     if start is not None: take_weights(model,start)
     return Decider(model) if trunk else model
 
-# %% ../nbs/30_training.ipynb #691c349f
+# %% ../nbs/30_training.ipynb #644e1337
 def train(
     recipe:Recipe,
     table,                 # `CrystalTable` of labelled crystals
@@ -439,14 +488,12 @@ def train(
     "Cache, train, and return the fastai Learner."
     fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
     parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]; trunk = load_weights(recipe.base) if recipe.base else None
-    images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
-    items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]
+    with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
+    items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team()
     if extra is not None: items[0] = np.concatenate([items[0],len(groups)+np.arange(len(extra[1]))]); images,groups = Joined(images,extra[0]),np.concatenate([groups,extra[1]])
-    fb.set_seed(seed); learn = make_learner(data_loaders(images,groups,*items,recipe,device),recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = 0
-    if (folder/'checkpoint.pt').exists():
-        saved = torch.load(folder/'checkpoint.pt',map_location=device,weights_only=True)
-        learn.model.load_state_dict(saved['model']); learn.create_opt(); learn.opt.load_state_dict(saved['opt']); first = saved['epoch']
-    with nullcontext() if sys.stderr.isatty() else _quiet(learn):
+    fb.set_seed(seed+rank); loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
+    learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
+    with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
     return learn
 
@@ -558,8 +605,46 @@ def load_weights(
     def build(card): recipe = recipe_from_dict(card['recipe']); return recipe,build_model(recipe)
     return Trained(*read_weights(name,'images',build))
 
-# %% ../nbs/30_training.ipynb #2bd5b985
+# %% ../nbs/30_training.ipynb #e6eadc5c
+def split_of(
+    trained, # network with the facts of its data on its card
+    table,   # `CrystalTable`
+    strict:bool=True, # refuse another table; else divide it in the same way
+)->tuple: # ascending rows: training, validation, test
+    "The rows that a network learned from, was watched by, and was judged by."
+    known = trained.card.get('data',{})
+    if strict and known.get('data_hash')!=data_hash(table.path): raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that one, or no crystal can be called new')
+    return split_rows(table,trained.recipe,known.get('seed',0))
+
+# %% ../nbs/30_training.ipynb #d20c40dc
+def switch_dropout(
+    model,   # network, changed in place
+    on:bool,
+):
+    "Switch the dropout layers alone."
+    for m in model.modules():
+        if isinstance(m,torch.nn.Dropout): m.train(on)
+
 @torch.no_grad()
+def probabilities(
+    model,          # network with `encode` and `decide`
+    batches,        # what it reads
+    logits=lambda z: z, # from what it says
+    temperature:float=1.,
+    mc:int=0,       # Monte Carlo dropout passes; 0 for one plain pass
+    seed:int=0,     # of the dropout
+)->tuple: # probabilities (n, classes), and their standard deviation over the passes (zeros for a plain one)
+    "Softmax of a network's answers, with dropout as the source of doubt if asked for."
+    device,outs = next(model.parameters()).device,[]
+    if mc: torch.manual_seed(seed); switch_dropout(model,True)
+    try:
+        for x in batches:
+            f = model.encode(x.to(device)); passes = torch.stack([(logits(model.decide(f)).float()/temperature).softmax(1) for _ in range(mc or 1)])
+            outs.append((passes.mean(0).cpu(),passes.std(0,correction=0).cpu()))
+    finally: switch_dropout(model,False)
+    return tuple(torch.cat(o).numpy() for o in zip(*outs))
+
+# %% ../nbs/30_training.ipynb #95440766
 def predict(
     trained:Trained,
     images,           # uint8 (n, beams, P, P) grey patterns on the recipe's scale
@@ -567,22 +652,9 @@ def predict(
     batch:int=64,     # patterns at a time
     seed:int=0,       # of the dropout
 )->tuple: # probabilities (n, classes), and their standard deviation over the passes (zeros for a plain one)
-    "Probability of every class, with dropout as the source of doubt if asked for."
-    device = next(trained.model.parameters()).device; outs = []
-    if mc: torch.manual_seed(seed); _dropout(trained.model,True)
-    try:
-        for i in range(0,len(images),batch):
-            f = trained.model.encode(network_input(images[i:i+batch],trained.recipe).to(device)) # nothing random here
-            passes = torch.stack([(joint_logits(trained.model.decide(f)).float()/trained.temperature).softmax(1) for _ in range(mc or 1)])
-            outs.append((passes.mean(0).cpu(),passes.std(0,correction=0).cpu()))
-    finally: _dropout(trained.model,False)
-    return tuple(torch.cat(o).numpy() for o in zip(*outs))
-
-# %% ../nbs/30_training.ipynb #35a5ab53
-def _dropout(model, on):
-    "Switch the dropout layers alone."
-    for m in model.modules():
-        if isinstance(m,torch.nn.Dropout): m.train(on)
+    "Probability of every class, from zone-axis patterns."
+    batches = (network_input(images[i:i+batch],trained.recipe) for i in range(0,len(images),batch))
+    return probabilities(trained.model,batches,joint_logits,trained.temperature,mc,seed)
 
 # %% ../nbs/30_training.ipynb #ae044b6d
 def fit_temperature(
