@@ -171,12 +171,12 @@ def law_made(
         found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)])); groups.append(g)
     return pack_lines(found,groups,np.full(n,-1),True)
 
-# %% ../nbs/55_powder_model.ipynb #cb09388c
+# %% ../nbs/55_powder_model.ipynb #3655be91
 @dataclass(frozen=True)
 class Effects:
     "Ranges of what instruments and samples do; pairs are drawn evenly, single widths are standard deviations."
-    strain:float=.012           # of ln(edge), common to the three axes
-    strain_axes:float=.006      # of ln(edge), each axis
+    strain:float=.025           # of ln(edge), common to the three axes
+    strain_axes:float=.008      # of ln(edge), each axis
     shear:float=.004            # of the cosines of oblique reciprocal angles
     law_strain:float=.05        # added to `strain` for lines made from laws
     law_strain_axes:float=.03   # instead of `strain_axes` for lines made from laws
