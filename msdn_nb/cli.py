@@ -460,11 +460,11 @@ def _some_rows(table, limit, seed):
     from msdn_nb.sources import some_rows
     return table if limit is None or limit >= len(table) else table[some_rows(range(len(table)), limit, seed)]
 
-# %% ../nbs/61_cli.ipynb #2422ddf1
+# %% ../nbs/61_cli.ipynb #bebb9f27
 def _first_goes_on():
     "The other processes have done their part"
     from msdn_nb.training import team
-    if team()[0]: raise typer.Exit()
+    if team()[0]: raise SystemExit(0)
 
 def _alone(name):
     "Refuse what is not made for several processes"

@@ -55,13 +55,14 @@ def law_recipe(
     tiny = dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32), batch_size=32) if small else {}
     return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}), **{**tiny, **changes})
 
-# %% ../nbs/58_paper_b.ipynb #c1e34631
+# %% ../nbs/58_paper_b.ipynb #1704db9f
 def _learn(recipe, folder, seed, data=None):
     "Train, or go on training; keep the weights in the folder and tell what was done"
+    import torch
     from msdn_nb.powder_network import train_law
     from msdn_nb.training import save_weights
     learn = train_law(recipe, folder, data=data, seed=seed)
-    save_weights(learn.model, recipe, folder, seed=seed)
+    save_weights(learn.model, recipe, folder, torch.float32, seed=seed)
     return dict(weights=recipe.name, samples=recipe.samples, patterns=None if data is None else len(data[1]), parameters=sum(p.numel() for p in learn.model.parameters()))
 
 def _score(path, source, n=0, prior=None, seed=0):

@@ -416,7 +416,7 @@ def load_law(
     def build(card): recipe = law_recipe_from_dict(card['recipe']); return recipe, build_law(recipe)
     return Trained(*read_weights(name, 'laws', build))
 
-# %% ../nbs/53_powder_network.ipynb #fd06cb9e
+# %% ../nbs/53_powder_network.ipynb #9b8efc7c
 def finish_law(
     model,              # trained network
     recipe:LawRecipe,
@@ -429,7 +429,7 @@ def finish_law(
     if recipe.split == 'lattice': card['unseen'], known = evaluate_law(trained, test, n=n), learned
     else: known = test
     card['seen'] = evaluate_law(trained, known, n=n)
-    return save_weights(model, recipe, folder, kind='laws', **card)
+    return save_weights(model, recipe, folder, torch.float32, kind='laws', **card)
 
 # %% ../nbs/53_powder_network.ipynb #4844bc7f
 def training_speed(

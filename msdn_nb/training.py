@@ -514,20 +514,21 @@ def training_facts():
     gpu = dict(hardware=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
     return {**run_facts(),**gpu,'torch':version('torch')}
 
-# %% ../nbs/30_training.ipynb #9b9af5be
-def _half(state): return {k:v.detach().cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items()}
+# %% ../nbs/30_training.ipynb #c9fc7bf3
+def _stored(state, dtype): return {k:v.detach().cpu().to(dtype).contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items()}
 
 def write_weights(
     model,           # trained network
     name:str,        # of the files
     folder=WEIGHTS,
     base=None,       # file of weights whose tensors need not be repeated
+    dtype=torch.float16, # of the stored numbers
     **card,          # what the card tells
 )->Path:
     "Write NAME.safetensors and NAME.json, each beside its place and then renamed."
     from safetensors.torch import load_file, save
     folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{name}.safetensors'; part = path.with_suffix('.part')
-    state,shared = _half(model.state_dict()),load_file(base) if base else {}
+    state,shared = _stored(model.state_dict(),dtype),load_file(base) if base else {}
     part.write_bytes(save({k:v for k,v in state.items() if k not in shared or not torch.equal(v,shared[k])})); os.replace(part,path)
     write_json(path.with_suffix('.json'),dict(name=name,parameters=sum(p.numel() for p in model.parameters()),**{**training_facts(),**card})); return path
 
@@ -535,11 +536,12 @@ def save_weights(
     model,         # trained network
     recipe,        # how it was made; its name is the file's
     folder=WEIGHTS,
+    dtype=torch.float16, # of the stored numbers
     **card,        # what else the card tells: data_hash, seed, scores, temperature, command...
 )->Path:
     "Keep a network of a recipe."
     base = getattr(recipe,'base',None)
-    return write_weights(model,recipe.name,folder,weights_path(base) if base else None,recipe=asdict(recipe),**card)
+    return write_weights(model,recipe.name,folder,weights_path(base) if base else None,dtype,recipe=asdict(recipe),**card)
 
 # %% ../nbs/30_training.ipynb #ba12d2d0
 @dataclass(frozen=True)
