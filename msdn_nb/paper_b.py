@@ -79,7 +79,7 @@ def new_draws(
     "The lattices of a part with intensities that nobody has seen"
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
-# %% ../nbs/58_paper_b.ipynb #a30d3876
+# %% ../nbs/58_paper_b.ipynb #4c92be6d
 def _minutes(folder):
     "How long a training took, by its log"
     with open(folder/'log.csv', newline='') as file: clocks = [row['time'].split(':') for row in csv.DictReader(file)]
@@ -100,8 +100,8 @@ def _ulbd_scores(recipe, n, seed, folder, train):
 
 @experiment('ulbd', paper='B', about='accuracy of networks that learn from laws, beside the ceilings; at full size for five systems', minutes=40)
 def ulbd(run):
-    "Our network for the published systems; at full size for five, and beside it the published network"
-    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, published=[*TABLE_1], published_samples=2_000_000), reduced=dict(systems=[*TABLE_1], times=1, published=[], published_samples=0),
+    "Our network for four systems; at full size for five, and beside it the published network"
+    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, published=[*TABLE_1], published_samples=2_000_000), reduced=dict(systems=[*TABLE_1, 'monoclinic'], times=1, published=[], published_samples=0),
                     quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100))
     found, published = {}, {}
     for system in size.systems:
