@@ -7,14 +7,14 @@ __all__ = ['SPOT', 'SHAPED', 'PUBLISHED', 'PUBLISHED_GAIN', 'NARROW', 'BASELINE_
            'tuned_setting', 'choose_rate', 'study_network', 'rate_loss', 'baselines', 'training_bytes', 'network_cost',
            'crystals_per_second', 'complexity']
 
-# %% ../nbs/46_paper_a_baselines.ipynb #c1c72a0e
+# %% ../nbs/46_paper_a_baselines.ipynb #3d1cd110
 import math, time
 from functools import partial
 import numpy as np, torch
 from .symmetry import class_set
 from .models import FoldNet, MSDN, joint_loss, multiply_adds
 from .baselines import BASELINES
-from .training import build_model
+from .training import Trained, build_model
 from .experiments import experiment, mean_std
 from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, scores, study_recipe
 
@@ -48,7 +48,7 @@ def choose_rate(
     if not finite: raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try smaller rates')
     return min(finite, key=finite.get)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #df1adcd2
+# %% ../nbs/46_paper_a_baselines.ipynb #98107e3d
 def study_network(
     run, study,      # `Run`, `Study`
     network:str,     # a key of `ARCHITECTURES`
@@ -58,7 +58,7 @@ def study_network(
     epochs:int,
     rows=None,       # (training rows, validation rows) instead of the study's
     narrow=False     # in its narrower form?
-)->'Trained':
+)->Trained:
     "A network of the comparison, trained or loaded"
     changes = paper_setting(network) if setting == 'paper' else tuned_setting(rate)
     return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=NARROW.get(network, {}) if narrow else {}, **changes)

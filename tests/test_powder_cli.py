@@ -287,7 +287,7 @@ def test_train_and_evaluate_powder(table, tmp_path, monkeypatch):
 
 def test_evaluate_refuses(toy, table, tmp_path):
     code, found, err = run_json('evaluate', toy, table, '--unseen')
-    assert code == 1 and 'not the file' in found['error'] and table.name in err
+    assert code == 1 and 'not the table that toy-powder learned from' in found['error'] and table.name in err
     cut = tmp_path/'cut.safetensors'
     cut.write_bytes(toy.read_bytes()[:-100]); cut.with_suffix('.json').write_text(toy.with_suffix('.json').read_text())
     for args in (['evaluate', cut, table], ['identify', SALT, '--model', cut]):
