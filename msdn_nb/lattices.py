@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAPER_AXIS', 'PAPER_GRIDS', 'GRIDS', 'LatticeError', 'PatternAxis', 'LatticeGrid', 'law_lines', 'draw_keys',
            'UlbdPart', 'split_lattices', 'split_draws', 'UlbdItems', 'ordered_cells', 'patterns_of', 'PatternBatch',
-           'ulbd', 'UlbdLines', 'ulbd_lines', 'relabel', 'told_apart', 'grid_ceiling', 'UlbdStream', 'law_patterns',
-           'CrystalPatterns', 'cddd', 'gcdd', 'measure_gcdd', 'measure_ulbd']
+           'ulbd', 'UlbdLines', 'ulbd_lines', 'relabel', 'lattice_classes', 'grid_ceiling', 'UlbdStream',
+           'law_patterns', 'CrystalPatterns', 'cddd', 'gcdd', 'measure_gcdd', 'measure_ulbd']
 
 # %% ../nbs/52_lattices.ipynb #410c2bf5
 import math, time
@@ -550,13 +550,13 @@ def relabel(
     if (found < 0).any(): raise LatticeError(f'space group {groups[found < 0].flat[0]} is none of {system}: leave it out, or name a set of groups that holds it')
     return found
 
-# %% ../nbs/52_lattices.ipynb #3bd09c9d
-def told_apart(
+# %% ../nbs/52_lattices.ipynb #952a166c
+def lattice_classes(
     system:str, # 'cubic', 'tetragonal' or 'trigonal+hexagonal'
     cell,       # a, b, c (angstrom), alpha, beta, gamma (degrees)
     axis=PAPER_AXIS
 )->tuple:       # of tuples of space groups: the extinction classes, those with the same positions in one
-    "Groups that the positions of lines tell apart on one lattice"
+    "Extinction classes that the positions of lines tell apart on one lattice"
     classes, low, high = extinction_classes(system, 'free', 'd'), *axis.q_range
     inverse = np.linalg.inv(lattice_from_parameters(*cell)); metric = inverse.T@inverse
     squares = [np.einsum('ni,ij,nj->n', h, metric, h) for h in (law_lines(c[0], cell, high)[0].astype(float) for c in classes)]
@@ -574,7 +574,7 @@ def grid_ceiling(
     "What positions of lines allow on the lattices of a grid, all groups equally frequent"
     part = _as_part(source); groups = len(part.space_groups)
     if part.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'): raise LatticeError(f'{part.grid.system}: three free edges hardly ever coincide; use extinction_ceiling')
-    cells = part.grid.cells(part.lattice_numbers(some_rows(range(part.n_lattices), n, seed))); found = [[len(c) for c in told_apart(part.grid.system, cell)] for cell in cells]
+    cells = part.grid.cells(part.lattice_numbers(some_rows(range(part.n_lattices), n, seed))); found = [[len(c) for c in lattice_classes(part.grid.system, cell)] for cell in cells]
     return dict({f'top{i}': float(np.mean([sum(min(m, i) for m in f)/groups for f in found])) for i in range(1, k + 1)}, classes=float(np.mean([len(f) for f in found])), lattices=len(found))
 
 # %% ../nbs/52_lattices.ipynb #3e0fc53e

@@ -6,17 +6,17 @@
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'TOPS', 'PUBLISHED_CLASSES',
            'PUBLISHED_MORE_THAN', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study',
            'study_patterns', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers', 'scores',
-           'fold_rows', 'classes', 'difference', 'systems_of', 'gains_by_system', 'add_norm', 'Variant',
-           'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
-           'curve_rows', 'learning_curve']
+           'fold_rows', 'classes', 'difference', 'gains_by_system', 'add_norm', 'Variant', 'ablation_changes',
+           'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
+           'learning_curve']
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #746b7d3d
+# %% ../nbs/45_paper_a_accuracy.ipynb #b01fcaee
 import csv, hashlib, json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
-from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, crystal_system
+from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
 from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .models import MSDN
@@ -247,7 +247,7 @@ def classes(run):
     return dict(scores={'all': found, 'like the paper': like}, rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data, like_paper=LIKE_PAPER,
                 published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #584370a9
+# %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
 def difference(
     a, b # right answers (seeds, crystals) of two networks to the same crystals
 )->dict: # value, std, n of crystals, and `seeds` of either
@@ -255,10 +255,6 @@ def difference(
     a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
     spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
     return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d), seeds=[len(a), len(b)])
-
-def systems_of(groups)->np.ndarray: # (n,) text
-    "Crystal system of each group"
-    return np.array([''] + [crystal_system(g) for g in range(1, 231)])[np.asarray(groups, int)]
 
 def gains_by_system(
     truth, # (n,) space groups

@@ -9,13 +9,13 @@ __all__ = ['BINS', 'SURE', 'DOUBTFUL', 'ASKED_ECE', 'CASES', 'POWDER', 'SHOWN_SY
            'groups', 'packed', 'unpacked', 'case_patterns', 'alike', 'cases', 'latent_facts', 'drawn_map',
            'usual_crystals', 'network_redundancy', 'latent']
 
-# %% ../nbs/47_paper_a_answers.ipynb #e53b3e40
+# %% ../nbs/47_paper_a_answers.ipynb #6dc90381
 import base64, io
 from collections import Counter
 from dataclasses import replace
 import numpy as np, torch
 from scipy.special import softmax
-from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, crystal_system, diffraction_class, diffraction_classes, population, symbol
+from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, crystal_system, diffraction_class, diffraction_classes, population, symbol, systems_of
 from .crystal import MAX_ATOMS, standard_cell
 from .sources import some_rows
 from .diffraction import PAPER
@@ -25,7 +25,7 @@ from .training import Recipe, Trained, fill_chunk, fit_temperature, load_weights
 from .evaluation import Evaluation, expected_calibration_error, rate, ranks, reliability
 from .latent import compare_distances, feature_maps, features, latent_map, mosaic, neighbour_distances, redundancy
 from .experiments import ExperimentError, experiment
-from .paper_a_accuracy import QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, study_patterns, systems_of
+from .paper_a_accuracy import QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, study_patterns
 from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT
 
 # %% ../nbs/47_paper_a_answers.ipynb #e74dd23c

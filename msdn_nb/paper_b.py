@@ -8,14 +8,14 @@ __all__ = ['TABLE_1', 'CLASSES', 'NAMES', 'PUBLISHED_ENOUGH', 'PUBLISHED_IMBALAN
            'between_nodes', 'ulbd_size', 'ulbd_imbalance', 'ulbd_relabelled', 'wide_laws', 'ulbd_datasets',
            'lost_to_limit', 'lattice_lines', 'cddd_shortcut', 'powder_mp', 'rruff', 'measured']
 
-# %% ../nbs/58_paper_b.ipynb #f279b36c
+# %% ../nbs/58_paper_b.ipynb #b0aefaf5
 import csv, json, subprocess, sys
 from dataclasses import replace
 from functools import lru_cache, partial
 from importlib.util import find_spec
 import numpy as np
 from .extinction import SYSTEMS, extinction_ceiling, system_groups
-from .experiments import ExperimentError, experiment, mean_std
+from .experiments import experiment, mean_std
 from .sources import some_rows
 from .symmetry import crystal_system, is_absent, population
 
@@ -55,14 +55,12 @@ def law_recipe(
     tiny = dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32), batch_size=32) if small else {}
     return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}), **{**tiny, **changes})
 
-# %% ../nbs/58_paper_b.ipynb #1704db9f
+# %% ../nbs/58_paper_b.ipynb #4e31a0fa
 def _learn(recipe, folder, seed, data=None):
     "Train, or go on training; keep the weights in the folder and tell what was done"
-    import torch
-    from msdn_nb.powder_network import train_law
-    from msdn_nb.training import save_weights
+    from msdn_nb.powder_network import save_law, train_law
     learn = train_law(recipe, folder, data=data, seed=seed)
-    save_weights(learn.model, recipe, folder, torch.float32, seed=seed)
+    save_law(learn.model, recipe, folder, seed=seed)
     return dict(weights=recipe.name, samples=recipe.samples, patterns=None if data is None else len(data[1]), parameters=sum(p.numel() for p in learn.model.parameters()))
 
 def _score(path, source, n=0, prior=None, seed=0):

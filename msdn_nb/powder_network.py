@@ -6,7 +6,8 @@
 __all__ = ['WIDTHS', 'LAW_RECIPES', 'LATTICE_SPLIT', 'PairMax', 'ByteDropout', 'PowderCNN', 'scaled', 'axis_conv', 'AxisBlock',
            'LawNet', 'LawRecipe', 'law_recipe_from_dict', 'build_law', 'label_table', 'group_answers', 'answer_ranks',
            'score_answers', 'law_parts', 'LawSupply', 'ArraySupply', 'law_loaders', 'epoch_callback', 'law_learner',
-           'train_law', 'law_answers', 'evaluate_law', 'law_weights', 'load_law', 'finish_law', 'training_speed']
+           'train_law', 'law_answers', 'evaluate_law', 'save_law', 'law_weights', 'load_law', 'finish_law',
+           'training_speed']
 
 # %% ../nbs/53_powder_network.ipynb #9e43d612
 import json, math, time
@@ -404,7 +405,16 @@ def evaluate_law(
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])
     return score_answers(np.concatenate(answers)[:n], np.concatenate(groups)[:n], recipe, seed)
 
-# %% ../nbs/53_powder_network.ipynb #119daad9
+# %% ../nbs/53_powder_network.ipynb #6f17e67f
+def save_law(
+    model,            # trained network
+    recipe:LawRecipe, # its name is the file's
+    folder=WEIGHTS,
+    **card            # what the card tells
+)->Path:              # of the weights
+    "Keep a network in full precision"
+    return save_weights(model, recipe, folder, torch.float32, kind='laws', **card)
+
 def law_weights()->list: # names
     "Names of the shipped weights that read the axis of paper B"
     return [n for n in shipped_weights() if weights_kind(n) == 'laws']
@@ -416,7 +426,7 @@ def load_law(
     def build(card): recipe = law_recipe_from_dict(card['recipe']); return recipe, build_law(recipe)
     return Trained(*read_weights(name, 'laws', build))
 
-# %% ../nbs/53_powder_network.ipynb #9b8efc7c
+# %% ../nbs/53_powder_network.ipynb #3874377e
 def finish_law(
     model,              # trained network
     recipe:LawRecipe,
@@ -429,7 +439,7 @@ def finish_law(
     if recipe.split == 'lattice': card['unseen'], known = evaluate_law(trained, test, n=n), learned
     else: known = test
     card['seen'] = evaluate_law(trained, known, n=n)
-    return save_weights(model, recipe, folder, torch.float32, kind='laws', **card)
+    return save_law(model, recipe, folder, **card)
 
 # %% ../nbs/53_powder_network.ipynb #4844bc7f
 def training_speed(

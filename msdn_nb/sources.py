@@ -7,7 +7,7 @@ __all__ = ['SCHEMA', 'SYMPRECS', 'shared_path', 'TableError', 'crystal_row', 'wr
            'CrystalTable', 'data_hash', 'random_split', 'some_rows', 'prototype_split', 'Page', 'Source', 'Collection',
            'collect', 'from_prototypes', 'from_folder', 'from_pyxtal']
 
-# %% ../nbs/02_sources.ipynb #42d379c9
+# %% ../nbs/02_sources.ipynb #c1808365
 import contextlib, hashlib, importlib.util, json, os, shutil, warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 import gemmi, numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from fastcore.basics import patch
 from .crystal import Crystal, CrystalError, check_size, find_space_group, from_pymatgen, read_crystal
-from .symmetry import CRYSTAL_SYSTEMS, check_space_group, crystal_system
+from .symmetry import CRYSTAL_SYSTEMS, check_space_group, crystal_system, systems_of
 
 # %% ../nbs/02_sources.ipynb #ecc44e38
 def shared_path(
@@ -251,10 +251,10 @@ def prototype_split(
             filled[part] += sizes[k]
     return tuple(np.flatnonzero(owner[kind] == part) for part in range(len(targets)))
 
-# %% ../nbs/02_sources.ipynb #922b0ed0
+# %% ../nbs/02_sources.ipynb #c09a41e3
 def _system_counts(groups):
     "Crystals in each crystal system"
-    systems = np.array([''] + [crystal_system(n) for n in range(1, 231)])[groups]
+    systems = systems_of(groups)
     return {s: int((systems == s).sum()) for s in CRYSTAL_SYSTEMS}
 
 @patch
