@@ -10,7 +10,7 @@ __all__ = ['PEERS', 'CONDOR_SECONDS', 'side_by_side', 'torch_threads', 'on_one_c
            'bench_parts', 'run_bench', 'write_bench', 'bench_ratios', 'plot_bench']
 
 # %% ../nbs/44_bench.ipynb #295a3253
-import hashlib, json, os, time, warnings
+import hashlib, os, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version, PackageNotFoundError

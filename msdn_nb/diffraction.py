@@ -9,7 +9,7 @@ __all__ = ['MAX_Z', 'PAPER', 'DEFAULT', 'DiffractionError', 'Beam', 'factor_coef
 
 # %% ../nbs/10_diffraction.ipynb #03abda28
 import math
-from dataclasses import dataclass, replace, asdict
+from dataclasses import dataclass, replace
 from functools import lru_cache
 import gemmi, numpy as np, torch
 from fastcore.basics import patch

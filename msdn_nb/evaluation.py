@@ -13,7 +13,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class
 from .crystal import MAX_ATOMS
-from .sources import CrystalTable, data_hash
+from .sources import data_hash
 from .training import Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, fit_temperature, save_weights, network_input
 from .models import joint_logits
 

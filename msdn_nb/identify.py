@@ -8,7 +8,7 @@ __all__ = ['IMAGES', 'TABLES', 'IdentifyError', 'Candidate', 'rank', 'system_pro
            'input_kind', 'load_model', 'identify', 'joining_level']
 
 # %% ../nbs/60_identify.ipynb #494dcca1
-import json, os, re, textwrap, warnings
+import os, re, textwrap, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path

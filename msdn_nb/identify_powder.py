@@ -9,14 +9,12 @@ __all__ = ['HOLES', 'SPACINGS', 'read_pattern', 'structure_pattern', 'doublet_ho
 
 # %% ../nbs/59_identify_powder.ipynb #4571173c
 import os, re
-from dataclasses import replace
-from pathlib import Path
 import numpy as np
 from .symmetry import crystal_system, is_absent, symbol
-from .crystal import Crystal, check_size, read_crystal, standard_cell
-from .extinction import ExtinctionCheck, ExtinctionError, cell_system, check_reflections, _as_cell, _axes_text, _reflections, _settings
-from .powder import Instrument, PowderError, PowderPattern, estimate_background, powder_pattern, to_axis
-from .measured import FORMATS, K_ALPHA, check_powder, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom, _prominence, _rachinger, _width
+from .crystal import check_size, read_crystal, standard_cell
+from .extinction import ExtinctionCheck, cell_system, check_reflections, _as_cell, _axes_text, _reflections, _settings
+from .powder import Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
+from .measured import FORMATS, K_ALPHA, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom, _prominence, _rachinger, _width
 from .powder_model import STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines, render_patterns
 
 # %% ../nbs/59_identify_powder.ipynb #bb4ca662

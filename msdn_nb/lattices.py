@@ -11,7 +11,7 @@ __all__ = ['PAPER_AXIS', 'PAPER_GRIDS', 'GRIDS', 'LatticeError', 'PatternAxis', 
 # %% ../nbs/52_lattices.ipynb #410c2bf5
 import math, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory

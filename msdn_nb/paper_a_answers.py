@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import replace
 import numpy as np, torch
 from scipy.special import softmax
-from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, crystal_system, diffraction_class, diffraction_classes, population, symbol, systems_of
+from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, diffraction_class, diffraction_classes, population, symbol, systems_of
 from .crystal import MAX_ATOMS, standard_cell
 from .sources import some_rows
 from .diffraction import PAPER

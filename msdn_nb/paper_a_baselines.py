@@ -11,12 +11,11 @@ __all__ = ['SPOT', 'SHAPED', 'PUBLISHED', 'PUBLISHED_GAIN', 'NARROW', 'BASELINE_
 import math, time
 from functools import partial
 import numpy as np, torch
-from .symmetry import class_set
 from .models import FoldNet, MSDN, joint_loss, multiply_adds
 from .baselines import BASELINES
-from .training import Trained, build_model
+from .training import Trained
 from .experiments import experiment, mean_std
-from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, scores, study_recipe
+from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, scores
 
 # %% ../nbs/46_paper_a_baselines.ipynb #184d1908
 SPOT, SHAPED = ('AlexNet', 'VGG', 'ResNet', 'DenseNet', 'Ziletti'), ('MSVGG', 'MSDN')

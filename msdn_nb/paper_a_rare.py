@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 from .symmetry import GROUPS_72, ceiling, class_set, diffraction_class
-from .sources import CrystalTable, random_split
+from .sources import random_split
 from .evaluation import ranks, pooled
 from .substitution import METHODS, extra_crystals, rare_groups, substituted_table
 from .experiments import experiment, mean_std

@@ -326,14 +326,14 @@ def _card(trained):
     "What a result says about the network"
     return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), trained_on=trained.card.get('data'))
 
-# %% ../nbs/58_paper_b.ipynb #a6b38c28
-def _crystal_answers(table, rows, any_instrument, seed, workers):
-    "Probabilities of the powder model for crystals, through the ideal instrument or through any"
+# %% ../nbs/58_paper_b.ipynb #ddc318f8
+def _crystal_answers(table, rows, any_instrument, alone, seed, workers):
+    "Probabilities of the powder model, or of its network alone, for crystals, through the ideal instrument or through any"
     from msdn_nb.powder_model import evaluate_powder
-    trained = _powder_230(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
+    trained = _powder_230().with_vote(0.) if alone else _powder_230(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
-# %% ../nbs/58_paper_b.ipynb #9a2bed04
+# %% ../nbs/58_paper_b.ipynb #39f29edb
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
@@ -347,15 +347,15 @@ def _crystal_scores(trained, answers):
                 calibration_error=summary['scores']['ece'], reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system, silence=silence,
                 answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
-@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=3)
+@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=6)
 def powder_mp(run):
-    "The ideal instrument, and any"
+    "The ideal instrument, and any; with the memory's vote and without"
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
     rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
-    for name, any_instrument in (('ideal', False), ('any', True)):
-        run.say(f'{len(rows)} crystals, {name} instrument')
-        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, run.seed, 1 if run.quick else run.workers))
+    for name, any_instrument, alone in (('ideal', False, False), ('any', True, False), ('ideal_alone', False, True), ('any_alone', True, True)):
+        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument, {"the network alone" if alone else "with its memory"}')
+        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, alone, run.seed, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
 # %% ../nbs/58_paper_b.ipynb #5a4d2cf0
@@ -371,7 +371,7 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
     one = learn_measured(_powder_230(), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #0c858f62
+# %% ../nbs/58_paper_b.ipynb #32b3a093
 @experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=5)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
@@ -379,14 +379,14 @@ def rruff(run):
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300), reduced=dict(crystals=6000, laws=600, steps=100), quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
     trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
-    before = run.arrays('before', lambda arrays: dict(probabilities=powder_probabilities(_powder_230(), arrays)[0]), arrays)['probabilities']
+    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)['probabilities'] for name, t in (('before', trained), ('alone', trained.with_vote(0.))))
     rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)); lines = lines + law_made(lines, size.laws, run.seed)
     repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
         after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f, size.steps, run.folder/f'fold-{f}', run.seed + f)['probabilities']
-    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), space_groups=len(set(groups.tolist())), before=measured_scores(before, groups), after=measured_scores(after, groups),
+    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), space_groups=len(set(groups.tolist())), alone=measured_scores(alone, groups), before=measured_scores(before, groups), after=measured_scores(after, groups),
                 published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
 # %% ../nbs/58_paper_b.ipynb #58cf1376

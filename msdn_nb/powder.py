@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from functools import lru_cache
 from pathlib import Path
-from .crystal import Crystal, cell_parameters, read_crystal, run_facts, standard_cell, write_json
+from .crystal import Crystal, cell_parameters, run_facts, write_json
 from .diffraction import MAX_Z, factor_coefficients
 from .extinction import _family, _line_key
-from .sources import CrystalTable, data_hash, shared_path
+from .sources import CrystalTable, data_hash
 
 # %% ../nbs/51_powder.ipynb #9f03481d
 class PowderError(ValueError): "A powder pattern, an instrument or a crystal that cannot be used, and what to do about it."

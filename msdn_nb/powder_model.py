@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines', 'join_lines', 'pack_lines', 'cache_lines',
            'open_lines', 'take_lines', 'line_items', 'law_made', 'Effects', 'render_patterns', 'PowderNet',
-           'PowderModelRecipe', 'powder_recipe_from_dict', 'class_members', 'powder_loss', 'PatternBatches',
-           'standard_top_1', 'standard_top_5', 'effects_top_1', 'effects_top_5', 'powder_learner', 'train_powder',
-           'TrainedPowder', 'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_class',
+           'PowderModelRecipe', 'powder_recipe_from_dict', 'class_members', 'powder_loss', 'NeighbourLoss',
+           'PowderLoss', 'Memory', 'keep_places', 'remember', 'fit_vote', 'PatternBatches', 'standard_top_1',
+           'standard_top_5', 'effects_top_1', 'effects_top_5', 'powder_learner', 'train_powder', 'TrainedPowder',
+           'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_class',
            'confidence_threshold', 'evaluate_powder', 'calibrate_powder', 'powder_summary', 'finish_powder',
            'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches',
            'learn_measured', 'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
 
 # %% ../nbs/55_powder_model.ipynb #06ea36cd
 import copy, json, math, os, sys, time
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, asdict, astuple, field, fields, replace
@@ -23,9 +24,9 @@ from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from .symmetry import CRYSTAL_SYSTEMS, crystal_system
+from .symmetry import crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
-from .sources import CrystalTable, data_hash, random_split, some_rows
+from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided, first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
                               read_weights, shipped_weights, split_of, split_rows, spread, take_weights, team, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
@@ -382,7 +383,7 @@ def render_patterns(
     _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,plain*(1+np.broadcast_to(np.asarray(varied,bool),len(items))),seeds,*_as_tuples(effects),out)
     return out
 
-# %% ../nbs/55_powder_model.ipynb #17f76c3b
+# %% ../nbs/55_powder_model.ipynb #2f8be2ad
 class PowderNet(nn.Module):
     "Residual network along the axis of powder patterns."
     def __init__(self,
@@ -395,6 +396,7 @@ class PowderNet(nn.Module):
         dropout:float=.3,                    # of the flattened map and of the features
         points:int=AXIS_POINTS,              # of the axis
         rows:int=AXIS_ROWS,                  # of a pattern
+        memory:int=0,                        # numbers by which a crystal is remembered; 0 without memory
     ):
         super().__init__(); layers,n,length = [],rows,points//4
         for i,(w,b,k) in enumerate(zip(widths,blocks,kernels)):
@@ -402,11 +404,20 @@ class PowderNet(nn.Module):
             if i: length //= 2
         self.body,self.squeeze = nn.Sequential(*layers),axis_conv(n,squeeze,1)
         self.head = nn.Sequential(nn.Flatten(),nn.Dropout(dropout),nn.Linear(squeeze*length,hidden,bias=False),nn.BatchNorm1d(hidden),nn.ReLU(inplace=True),nn.Dropout(dropout),nn.Linear(hidden,classes))
+        self.place,self.memory = nn.Linear(hidden,memory,bias=False) if memory else None,None
     def encode(self, x): return self.squeeze(self.body(x[:,:,None]))  # (B, rows, points) -> (B, squeeze, 1, points/64)
-    def decide(self, f): return self.head(f)                          # -> (B, classes); everything random is here
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/55_powder_model.ipynb #42028639
+# %% ../nbs/55_powder_model.ipynb #228b9533
+@patch
+def decide(self:PowderNet, f): # (B, squeeze, 1, points/64) -> (B, classes)
+    "Answers from the map; with their places, unit vectors (B, memory), while a network with memory learns"
+    h = self.head[:5](f); z = self.head[5:](h)
+    if self.place is None: return z
+    place = F.normalize(self.place(h).float(),dim=1)
+    return (z,place) if self.training else z if self.memory is None else self.memory(z,place)
+
+# %% ../nbs/55_powder_model.ipynb #6137a6c1
 @dataclass(frozen=True)
 class PowderModelRecipe:
     "What a powder network sees, how it is built, and how it learns."
@@ -414,7 +425,7 @@ class PowderModelRecipe:
     model_args:dict=field(default_factory=dict) # passed to `PowderNet`
     effects:Effects=Effects()    # of the instruments
     standard_share:float=.5      # share of real crystals recorded by the standard instrument
-    varied_share:float=.6        # share of these that are varied
+    varied_share:float=.9        # share of these that are varied
     law_share:float=.08          # share of patterns made from laws
     law_lists:int=24000          # how many lists of lines the laws give
     epochs:int=10
@@ -424,12 +435,17 @@ class PowderModelRecipe:
     weight_decay:float=.05       # decoupled, as in AdamW
     label_smoothing:float=.03
     symprec:float=.1             # angstrom; of the standard cell, and of the labels
+    key_share:float=.3           # exact patterns beside those of a batch, for the memory to learn
+    neighbour_share:float=.5     # weight of the neighbours' vote in the loss
+    neighbour_width:float=.07    # distance at which a neighbour's vote falls by e, in the loss
+    recent:int=8192              # crystals that vote in the loss
     base:str|None=None           # weights from which measured patterns go on teaching
     @property
     def classes(self): return tuple(range(1,231))
 
-POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230'),PowderModelRecipe('powder-230-measured',base='powder-230')]}
+POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230',dict(memory=96)),PowderModelRecipe('powder-230-measured',dict(memory=96),base='powder-230')]}
 
+# %% ../nbs/55_powder_model.ipynb #db6403cd
 def powder_recipe_from_dict(
     d:dict, # as `dataclasses.asdict` gives, or read back from JSON
 )->PowderModelRecipe:
@@ -437,7 +453,7 @@ def powder_recipe_from_dict(
     effects = Effects(**{k:tuple(v) if isinstance(v,list) else v for k,v in d['effects'].items()})
     return PowderModelRecipe(**{**d,'effects':effects,'model_args':{k:tuple(v) if isinstance(v,list) else v for k,v in d['model_args'].items()}})
 
-# %% ../nbs/55_powder_model.ipynb #44104b4b
+# %% ../nbs/55_powder_model.ipynb #c8f26978
 @lru_cache
 def class_members()->torch.Tensor: # (230, 230) float32: 1 where two groups share their extinction class
     "Which groups no positions of lines can tell apart."
@@ -449,7 +465,6 @@ def powder_loss(
     logits,               # (B, 230)
     target,               # (B,) space group - 1
     law,                  # (B,) bool: made from laws?
-    standard=None,        # (B,) not used here; the metrics want it
     label_smoothing:float=0.,
 ):
     "Cross entropy for crystals, class probability for laws."
@@ -459,10 +474,105 @@ def powder_loss(
         loss = torch.cat([loss[~law],-logits[law].log_softmax(1).masked_fill(outside,-1e4).logsumexp(1)])
     return loss.mean()
 
-# %% ../nbs/55_powder_model.ipynb #f53c6c7c
+# %% ../nbs/55_powder_model.ipynb #a35e6012
+class NeighbourLoss:
+    "Cross entropy of a vote among crystals seen lately."
+    def __init__(self,
+        width:float=.07, # difference of cosines at which a vote falls by e
+        recent:int=8192, # how many of them vote
+        hidden:float=.5, # chance that a crystal's own pattern does not vote
+    ):
+        self.width,self.recent,self.hidden,self.places,self.groups = width,recent,hidden,None,None
+    def __call__(self,
+        place, target,    # of varied patterns: unit vectors (n, d), space groups - 1 (n,)
+        key, key_target,  # of exact patterns: (k, d), (k,)
+        own,              # (n,) number of a varied pattern's own exact pattern, -1 for none
+    ):
+        pool,voter = (key,key_target) if self.places is None else (torch.cat([key,self.places]),torch.cat([key_target,self.groups]))
+        away = (own[:,None]==torch.arange(len(pool),device=own.device))&(torch.rand(len(place),1,device=place.device)<self.hidden)
+        vote = (place@pool.T/self.width).masked_fill(away,-1e4); same = (target[:,None]==voter)&~away; known = same.any(1)
+        self.places,self.groups = pool[:self.recent].detach(),voter[:self.recent]
+        return (vote.logsumexp(1)-vote.masked_fill(~same,-1e4).logsumexp(1))[known].sum()/max(1,int(known.sum()))
+
+# %% ../nbs/55_powder_model.ipynb #05d44a03
+class PowderLoss:
+    "`powder_loss`, and that of the neighbours where the network has a memory."
+    def __init__(self, recipe): self.recipe,self.neighbours = recipe,NeighbourLoss(recipe.neighbour_width,recipe.recent)
+    def __call__(self, answers, target, law, standard, pair):
+        if not isinstance(answers,tuple): return powder_loss(answers,target,law,self.recipe.label_smoothing)
+        z,place = answers; key = pair>=0; loss = powder_loss(z[~key],target[~key],law[~key],self.recipe.label_smoothing)
+        own = torch.full_like(pair,-1); own[pair[key]] = torch.arange(int(key.sum()),device=pair.device); real = ~key&~law
+        return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],own[real])
+
+# %% ../nbs/55_powder_model.ipynb #19cb37dd
+class Memory(nn.Module):
+    "Places and groups of known crystals, and their vote."
+    def __init__(self,
+        rows:int, dims:int, # how many crystals, and by how many numbers each
+        nearest:int=50,     # how many vote
+        share:float=.5,     # of the vote in an answer
+        width:float=.03125, # difference of cosines at which a vote falls by e
+    ):
+        super().__init__(); self.nearest,self._decoded = nearest,None
+        self.register_buffer('codes',torch.zeros(rows,dims//2,dtype=torch.uint8)); self.register_buffer('groups',torch.zeros(rows,dtype=torch.uint8))
+        self.register_buffer('settings',torch.tensor([share,width]))
+    @property
+    def places(self): # (rows, dims) unit vectors
+        if self._decoded is None or self._decoded.device!=self.codes.device:
+            pairs = torch.stack([self.codes//16,self.codes%16],2).flatten(1).float()-8; self._decoded = F.normalize(pairs,dim=1)
+        return self._decoded
+    def vote(self, place, width): # (B, dims) -> (B, 230)
+        near = (place@self.places.T).float().topk(min(self.nearest,len(self.codes)),1)
+        return torch.zeros(len(place),230,device=place.device).scatter_add_(1,self.groups[near.indices].long()-1,(near.values/width).softmax(1))
+    def forward(self, z, place): # logits and places -> logits
+        share,width = self.settings.tolist()
+        if share==0: return z
+        return ((1-share)*z.float().softmax(1)+share*self.vote(place,width)).clamp_min(1e-9).log()
+
+def keep_places(
+    places, # (n, dims) unit vectors, dims even
+    groups, # (n,) space groups
+)->Memory:
+    "A memory of these crystals."
+    m = Memory(*places.shape); step = float(places.abs().flatten()[::max(1,places.numel()//10**6)].quantile(.99))/7
+    code = ((places/step).round().clamp(-7,7)+8).to(torch.uint8); m.codes, m.groups = code[:,::2]*16+code[:,1::2], torch.as_tensor(groups,dtype=torch.uint8); return m
+
+# %% ../nbs/55_powder_model.ipynb #cffe6067
+@torch.no_grad()
+def remember(
+    model:PowderNet,  # trained, with `place`; its memory is replaced
+    lines:Lines,
+    items,            # crystals of it: training crystals only
+    batch:int=256,
+)->PowderNet:
+    "Fill a network's memory."
+    model.eval(); model.memory = None; device,(rank,n) = next(model.parameters()).device,team(); parts = np.array_split(np.asarray(items),n)
+    def place(items): return F.normalize(model.place(model.head[:5](model.encode(torch.from_numpy(render_patterns(lines,items,standard=True)).to(device)))).float(),dim=1).cpu()
+    places = torch.cat([place(parts[rank][i:i+batch]) for i in progress(range(0,len(parts[rank]),batch),-(-len(parts[rank])//batch),'memory')])
+    if n>1: found = [None]*n; torch.distributed.all_gather_object(found,places); places = torch.cat(found)
+    model.memory = keep_places(places,lines.group[np.asarray(items)].astype(int)).to(device); return model
+
+def fit_vote(
+    model:PowderNet,   # with a memory; its share and width are set
+    patterns, target,  # of validation crystals: (n, 3, 3072), (n,) space group - 1
+    batch:int=256,
+)->dict: # share, width
+    "The share of the memory's vote, and its width, that make right answers most probable."
+    memory,target = model.memory,torch.as_tensor(target); model.memory,parts = None,[]
+    with torch.no_grad():
+        for i in range(0,len(patterns),batch): h = model.head[:5](model.encode(torch.from_numpy(patterns[i:i+batch]))); parts.append((model.head[5:](h).float().softmax(1),F.normalize(model.place(h).float(),dim=1)))
+    p,places = map(torch.cat,zip(*parts)); at = torch.arange(len(p)); best = None
+    for width in (1/128,1/64,3/128,1/32,3/64,1/16,3/32):
+        v = torch.cat([memory.vote(q,width)[torch.arange(len(q)),t] for q,t in zip(places.split(batch),target.split(batch))])
+        for share in np.arange(0,1,1/16):
+            loss = -float(((1-share)*p[at,target]+share*v).clamp_min(1e-9).log().mean())
+            if best is None or loss<best[0]: best = loss,float(share),width
+    model.memory = memory; memory.settings[:] = torch.tensor(best[1:]); return dict(share=best[1],width=best[2])
+
+# %% ../nbs/55_powder_model.ipynb #5a603672
 class PatternBatches:
-    "Batches of freshly rendered patterns: x, space group - 1, made from laws?, standard instrument?"
-    n_inp = 1 # of these four go into the network
+    "Batches of freshly rendered patterns: x, space group - 1, made from laws?, standard instrument?, whose exact pattern (-1: nobody's)"
+    n_inp = 1 # of these five go into the network
     def __init__(self,
         lines:Lines,
         items,                     # crystals of it
@@ -482,7 +592,7 @@ class PatternBatches:
                 if len(waiting)>4: yield waiting.popleft().result()
             while waiting: yield waiting.popleft().result()
 
-# %% ../nbs/55_powder_model.ipynb #eccc184d
+# %% ../nbs/55_powder_model.ipynb #19ccaa90
 @patch
 def jobs(self:PatternBatches):
     "Items, whether the standard instrument records them, and a seed, batch by batch"
@@ -498,19 +608,22 @@ def jobs(self:PatternBatches):
 def batch(self:PatternBatches, items, standard, seed):
     "Tensors of one job"
     varied = False if self.valid else np.random.default_rng([seed,1]).random(len(items))<self.recipe.varied_share
-    x = render_patterns(self.lines,items,self.recipe.effects,standard,seed,varied)
-    return torch.from_numpy(x),torch.from_numpy(self.lines.group[items].astype(np.int64)-1),torch.from_numpy(self.lines.law[items]),torch.from_numpy(standard)
+    x = render_patterns(self.lines,items,self.recipe.effects,standard,seed,varied); pair = np.full(len(items),-1)
+    if self.recipe.model_args.get('memory') and not self.valid: # some of them once more, as they are
+        key = np.flatnonzero(~self.lines.law[items])[:round(self.recipe.key_share*len(items))]; x = np.concatenate([x,render_patterns(self.lines,items[key],standard=True)])
+        items,standard,pair = np.concatenate([items,items[key]]),np.concatenate([standard,np.ones(len(key),bool)]),np.concatenate([pair,key])
+    return tuple(map(torch.from_numpy,(x,self.lines.group[items].astype(np.int64)-1,self.lines.law[items],standard,pair)))
 
-# %% ../nbs/55_powder_model.ipynb #abf1feb5
+# %% ../nbs/55_powder_model.ipynb #5295f8f3
 def _hit(logits, target, among, k):
     return (logits[among].topk(k,1).indices==target[among][:,None]).any(1).float().mean()
-def standard_top_1(logits, target, law, standard): "Right first answers, standard instrument."; return _hit(logits,target,standard,1)
-def standard_top_5(logits, target, law, standard): "Right among the first five, standard instrument."; return _hit(logits,target,standard,5)
-def effects_top_1(logits, target, law, standard): "Right first answers, any instrument."; return _hit(logits,target,~standard,1)
-def effects_top_5(logits, target, law, standard): "Right among the first five, any instrument."; return _hit(logits,target,~standard,5)
+def standard_top_1(logits, target, law, standard, pair): "Right first answers, standard instrument."; return _hit(logits,target,standard,1)
+def standard_top_5(logits, target, law, standard, pair): "Right among the first five, standard instrument."; return _hit(logits,target,standard,5)
+def effects_top_1(logits, target, law, standard, pair): "Right first answers, any instrument."; return _hit(logits,target,~standard,1)
+def effects_top_5(logits, target, law, standard, pair): "Right among the first five, any instrument."; return _hit(logits,target,~standard,5)
 
 def powder_learner(
-    train, valid,               # batches: x, target, law, standard
+    train, valid,               # batches: x, target, law, standard, pair
     recipe:PowderModelRecipe,
     folder,                     # for the checkpoint and the log
     model=None,                 # a network to go on with
@@ -520,11 +633,11 @@ def powder_learner(
     fb,_ = learner_parts(); Path(folder).mkdir(parents=True,exist_ok=True); model = (model or PowderNet(**recipe.model_args)).to(device,memory_format=torch.channels_last)
     class Epoch(fb.Callback):
         def before_train(self): self.dls.train.epoch = self.epoch
-    opt = partial(fb.Adam,decouple_wd=True,wd=recipe.weight_decay,sqr_mom=.999,eps=1e-8); loss = partial(powder_loss,label_smoothing=recipe.label_smoothing)
-    return fb.Learner(fb.DataLoaders(train,valid,path=folder,device=torch.device(device)),model,loss_func=loss,opt_func=opt,metrics=[standard_top_1,standard_top_5,effects_top_1,effects_top_5],
+    opt = partial(fb.Adam,decouple_wd=True,wd=recipe.weight_decay,sqr_mom=.999,eps=1e-8)
+    return fb.Learner(fb.DataLoaders(train,valid,path=folder,device=torch.device(device)),model,loss_func=PowderLoss(recipe),opt_func=opt,metrics=[standard_top_1,standard_top_5,effects_top_1,effects_top_5],
                       path=Path(folder),wd=recipe.weight_decay,cbs=[autocast_callback(),checkpoint_callback(folder),average_callback(),Epoch()])
 
-# %% ../nbs/55_powder_model.ipynb #461ad294
+# %% ../nbs/55_powder_model.ipynb #13ba8a1f
 def train_powder(
     recipe:PowderModelRecipe,
     table,                 # `CrystalTable` of labelled crystals
@@ -546,9 +659,10 @@ def train_powder(
     learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device); first = resume(learn,folder)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
+    if learn.model.place is not None: remember(learn.model,lines,train)
     return learn
 
-# %% ../nbs/55_powder_model.ipynb #e765019b
+# %% ../nbs/55_powder_model.ipynb #22aea293
 @dataclass(frozen=True)
 class TrainedPowder:
     "A trained powder network with its recipe and card."
@@ -567,19 +681,31 @@ def save_powder(
     **card,                    # what else the card tells
 )->Path:
     "Keep a powder network."
+    if model.memory is not None: card['remembered'] = len(model.memory.groups)
     return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/55_powder_model.ipynb #1e89c990
+# %% ../nbs/55_powder_model.ipynb #ce1a5585
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
     "Network, recipe and card, ready to predict."
-    def build(card): recipe = powder_recipe_from_dict(card['recipe']); return recipe,PowderNet(**recipe.model_args)
+    def build(card):
+        recipe = powder_recipe_from_dict(card['recipe']); net = PowderNet(**recipe.model_args)
+        if 'remembered' in card: net.memory = Memory(card['remembered'],recipe.model_args['memory'])
+        return recipe,net
     model,recipe,card = read_weights(name,'powder',build); return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
 
 def shipped_powder()->list: # names
     "Powder models that came with the package."
     return [n for n in shipped_weights() if weights_kind(n)=='powder']
+
+@patch
+def with_vote(self:TrainedPowder,
+    share:float, # of the memory in an answer: 0 the network alone, 1 the memory alone
+)->TrainedPowder:
+    "The same network, with another share of its memory's vote."
+    if self.model.memory is None: raise PowderError(f'{self.card["name"]}: this network has no memory; train it with model_args=dict(memory=96)')
+    model = copy.deepcopy(self.model); model.memory.settings[0] = share; return replace(self,model=model)
 
 # %% ../nbs/55_powder_model.ipynb #a5d4672a
 def powder_probabilities(
@@ -662,18 +788,19 @@ def evaluate_powder(
     if not len(good): raise ValueError(f'{table.path}: no crystal here that has a powder pattern within the range of {trained.card["name"]}')
     return Evaluation(trained.card['name'],trained.classes,good,table.space_group[good].astype(int)-1,np.concatenate(found),len(rows)-len(good),time.perf_counter()-start)
 
-# %% ../nbs/55_powder_model.ipynb #465601b1
+# %% ../nbs/55_powder_model.ipynb #52272cb1
 def calibrate_powder(
     trained:TrainedPowder, # without temperature
     lines:Lines,           # of validation rows
     seed:int=0,            # of the instruments
     wanted:float=.9,       # share of right answers above the threshold
-)->dict: # card entries: temperature, know
-    "Temperature and threshold from validation crystals, each seen twice."
+)->dict: # card entries: temperature, know; vote where there is a memory, which is set
+    "Share of the memory, temperature and threshold from validation crystals, each seen twice."
     n = len(lines); patterns = np.concatenate([render_patterns(lines,None,trained.recipe.effects,s,seed) for s in (True,False)]); target = np.tile(lines.group.astype(int)-1,2)
+    more = dict(vote=fit_vote(trained.model,patterns,target)) if trained.model.memory is not None else {}
     with torch.no_grad(): logits = torch.cat([trained.model(torch.from_numpy(patterns[i:i+256])).float() for i in range(0,2*n,256)])
     t = fit_temperature(logits,target); p = (logits/t).softmax(1).numpy(); threshold, answered = confidence_threshold(p.max(1),p.argmax(1)==target,wanted)
-    return dict(temperature=t,know=dict(wanted=wanted,threshold=threshold,answered=answered,patterns=2*n,measured_on='validation crystals, half through the standard instrument, half through any'))
+    return dict(**more,temperature=t,know=dict(wanted=wanted,threshold=threshold,answered=answered,patterns=2*n,measured_on='validation crystals, half through the standard instrument, half through any'))
 
 def powder_summary(
     scored:Evaluation,
@@ -767,9 +894,9 @@ def vary_measured(
     out = np.zeros((AXIS_ROWS,AXIS_POINTS),np.float32); out[0], out[-1] = y*mask, mask
     _normalised(out[0],out[-1]); _scaled(out[0],out[1],out[-1]); return out
 
-# %% ../nbs/55_powder_model.ipynb #1833575b
+# %% ../nbs/55_powder_model.ipynb #a324d5af
 class MeasuredBatches:
-    "Simulated batches with a share of measured patterns in them."
+    "Simulated batches, without exact patterns beside them, with a share of measured patterns in them."
     n_inp = 1
     def __init__(self,
         batches:PatternBatches,
@@ -784,12 +911,12 @@ class MeasuredBatches:
     def to(self, device): self.batches.to(device); return self
     def __len__(self): return len(self.batches)
     def __iter__(self):
-        for x,y,law,standard in self.batches:
+        for x,y,law,standard,pair in self.batches:
             n = int(round(self.share*len(x))); chosen = self.rng.choice(len(self.arrays),n,p=self.weight)
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
-            yield x,y,law,standard
+            yield x,y,law,standard,pair
 
-# %% ../nbs/55_powder_model.ipynb #a0ac0c3c
+# %% ../nbs/55_powder_model.ipynb #1e282895
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -801,13 +928,15 @@ def learn_measured(
     lr:float=4e-4,      # peak
     seed:int=0,
     still:tuple=('head.2.',), # beginnings of the names of tensors that do not learn
+    voters:int=32768,         # crystals of the memory that vote in the loss
 )->TrainedPowder: # temperature and threshold are those of before; calibrate anew
     "Go on training with measured patterns among simulated ones."
-    recipe = trained.recipe; repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed); real = np.flatnonzero(~lines.law)
+    recipe = replace(trained.recipe,key_share=0.); repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed); real = np.flatnonzero(~lines.law)
     simulated = PatternBatches(lines,rng.choice(real,steps*recipe.batch_size),recipe,seed+100); mixed = MeasuredBatches(simulated,arrays,groups,repeats,share,seed)
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
     model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
     learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
+    if model.memory is not None: kept = torch.from_numpy(some_rows(np.arange(len(model.memory.groups)),voters,seed)); learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters); learn.loss_func.neighbours.places,learn.loss_func.neighbours.groups = model.memory.places[kept],model.memory.groups[kept].long()-1
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     return TrainedPowder(learn.model.float().eval(),recipe,trained.card)
 

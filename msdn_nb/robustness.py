@@ -7,11 +7,10 @@ __all__ = ['REACH', 'crystallite_cells', 'with_vacancies', 'alone', 'vacancy_pat
            'add_background', 'beam_stop', 'detector_gaps', 'recorded']
 
 # %% ../nbs/41_robustness.ipynb #a2d85b38
-import math
 from dataclasses import replace
 import numpy as np, torch
 from .crystal import Crystal
-from .diffraction import DEFAULT, Crystallite, DiffractionError, beam_frame, interference, scattering_factor, to_uint8, _maps, _pixelwise, _separable
+from .diffraction import DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, _maps, _pixelwise, _separable
 
 # %% ../nbs/41_robustness.ipynb #794a8095
 REACH = 3. # standard deviations of a Gaussian envelope within which atoms can be missing

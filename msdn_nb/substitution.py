@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from fastcore.basics import patch
 from .symmetry import class_set, population
-from .crystal import Crystal, CrystalError, check_size, write_json
+from .crystal import Crystal, CrystalError, write_json
 from .sources import CrystalTable, crystal_row, data_hash, write_crystals
 from .training import CacheError, cache_features, cache_patterns, open_cache, spread
 

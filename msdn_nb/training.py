@@ -24,7 +24,7 @@ from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
 from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
 from .shaping import shaped_patterns_batch, crop_resize
-from .sources import CrystalTable, TableError, data_hash, random_split
+from .sources import TableError, data_hash, random_split
 from .models import MSDN, FoldNet, joint_loss, joint_logits
 from .baselines import BASELINES
 
@@ -265,7 +265,7 @@ def data_loaders(
     block = data_block(images,space_groups,where,recipe)
     return block.dataloaders(items,bs=recipe.batch_size,num_workers=0,device=torch.device(device))
 
-# %% ../nbs/30_training.ipynb #e743030f
+# %% ../nbs/30_training.ipynb #c7e36046
 def learner_parts():
     "fastai, imported when first needed; only its parts without torchvision's compiled code."
     import fastai.basics as fb, fastai.callback.all as fc
@@ -277,7 +277,7 @@ def autocast_callback():
     class Autocast(fb.Callback):
         def before_batch(self):
             self.cast = torch.autocast(self.dls.device.type,torch.bfloat16); self.cast.__enter__()
-        def after_pred(self): self.cast.__exit__(None,None,None); self.learn.pred = self.pred.float()
+        def after_pred(self): self.cast.__exit__(None,None,None); self.learn.pred = fb.to_float(self.pred)
     return Autocast()
 
 # %% ../nbs/30_training.ipynb #222a077f
