@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_Z', 'PAPER', 'DEFAULT', 'DiffractionError', 'Beam', 'factor_coefficients', 'scattering_factor', 'Detector',
-           'Crystallite', 'interference', 'beam_frame', 'Setup', 'setup_from_dict', 'simulate', 'ZoneAxisPatterns',
-           'to_uint8', 'zone_axis_patterns']
+           'Crystallite', 'interference', 'beam_frame', 'Setup', 'setup_from_dict', 'pixel_maps', 'separable_sums',
+           'pixelwise_sums', 'simulate', 'ZoneAxisPatterns', 'to_uint8', 'zone_axis_patterns']
 
 # %% ../nbs/10_diffraction.ipynb #03abda28
 import math
@@ -167,7 +167,11 @@ def setup_from_dict(
 
 # %% ../nbs/10_diffraction.ipynb #71dbf1f6
 @lru_cache(8)
-def _maps(beam,detector,b_factor,device):
+def pixel_maps(
+    beam, detector,   # `Beam`, `Detector`
+    b_factor:float,   # square angstrom
+    device,           # of the large arrays
+)->tuple: # S (P, P, 3) in 1/angstrom, (P,), (P,) or None, (P, P) or None, f (P, P, elements)
     "Axis S, its Ewald height g, the remainder c of the height, and f of every element, per pixel."
     v = detector.scattering_vectors(beam); s = detector.offsets(); q2 = v.pow(2).sum(-1); wl = beam.wavelength
     g = c = None
@@ -199,9 +203,14 @@ def _cos_sin(turns):
     return torch.cos(t),torch.sin(t)
 
 # %% ../nbs/10_diffraction.ipynb #15e23d71
-def _separable(xyz,weight,frames,setup,device):
+def separable_sums(
+    xyz, weight, # positions (g, m, 3) in angstrom, weights (g, m)
+    frames,      # (g, b, 3, 3) rows along the detector and the beam
+    setup,       # `Setup` of an even detector
+    device,
+)->tuple: # real and imaginary parts, each (g, b, P, P)
     "Sums over the atoms of each group (g, b, P, P), real and imaginary, without f."
-    _,s,g,*_ = _maps(setup.beam,setup.detector,setup.b_factor,device)
+    _,s,g,*_ = pixel_maps(setup.beam,setup.detector,setup.b_factor,device)
     s,g = s.to(device),g.to(device); kappa = math.pi/2*setup.beam.wavelength**3
     u,v,w = (o[...,None] for o in torch.einsum('gmi,gbji->gbmj',xyz,frames).unbind(-1)) # (g, b, m, 1)
     (xr,xi),(yr,yi) = _cos_sin(u*s+w*g),_cos_sin(v*s+w*g)
@@ -212,9 +221,14 @@ def _separable(xyz,weight,frames,setup,device):
     return left@torch.cat([xr,-xi,dr,-di],2),left@torch.cat([xi,xr,di,dr],2)
 
 # %% ../nbs/10_diffraction.ipynb #cc811b3d
-def _pixelwise(xyz,weight,frames,setup,device):
+def pixelwise_sums(
+    xyz, weight, # positions (g, m, 3) in angstrom, weights (g, m)
+    frames,      # (g, b, 3, 3) rows along the detector and the beam
+    setup,       # `Setup`
+    device,
+)->tuple: # real and imaginary parts, each (g, b, P, P)
     "The same sums for any geometry, a few atoms at a time."
-    S = _maps(setup.beam,setup.detector,setup.b_factor,device)[0].to(device).float(); P = len(S)
+    S = pixel_maps(setup.beam,setup.detector,setup.b_factor,device)[0].to(device).float(); P = len(S)
     r = torch.einsum('gmi,gbji->gbmj',xyz,frames).float() # (g, b, m, 3)
     re,im = (torch.zeros(*r.shape[:2],P,P,device=device) for _ in range(2))
     for j in range(r.shape[2]):
@@ -226,13 +240,13 @@ def _pixelwise(xyz,weight,frames,setup,device):
 def _splits(xyz,setup):
     "Is the first-order treatment of the remainder good to 1e-5?"
     if setup.detector.flat: return False
-    c = _maps(setup.beam,setup.detector,setup.b_factor,'cpu')[3]
+    c = pixel_maps(setup.beam,setup.detector,setup.b_factor,'cpu')[3]
     return (2*math.pi*xyz.norm(dim=-1).max()*c.abs().max()).item()**2/2<1e-5
 
 # %% ../nbs/10_diffraction.ipynb #fde42515
 def _multiply_interference(intensity,lattices,frames,setup,device):
     "Multiply |F|^2 (n, b, P, P) in place by the squared interference of all three axes."
-    v,s,g,c,_ = _maps(setup.beam,setup.detector,setup.b_factor,device)
+    v,s,g,c,_ = pixel_maps(setup.beam,setup.detector,setup.b_factor,device)
     counts = setup.crystallite.cell_counts(lattices).float().to(device)
     a = torch.einsum('nki,nbji->nbkj',lattices,frames)[...,None] # (n, b, k, component, 1)
     for k in range(3):
@@ -247,10 +261,10 @@ def _multiply_interference(intensity,lattices,frames,setup,device):
 # %% ../nbs/10_diffraction.ipynb #814bbfb1
 def _cell_intensity(crystals, frames, setup, device):
     "|F|^2 of one cell of each crystal (n, b, P, P)."
-    P = setup.detector.pixels; f = _maps(setup.beam,setup.detector,setup.b_factor,device)[4]
+    P = setup.detector.pixels; f = pixel_maps(setup.beam,setup.detector,setup.b_factor,device)[4]
     re,im = (torch.zeros(len(crystals),len(setup.axes),P,P,device=device) for _ in range(2))
     for xyz,weight,number,owner in _atom_groups(crystals):
-        sums = (_separable if _splits(xyz,setup) else _pixelwise)(xyz.to(device),weight.to(device),frames[owner],setup,device)
+        sums = (separable_sums if _splits(xyz,setup) else pixelwise_sums)(xyz.to(device),weight.to(device),frames[owner],setup,device)
         for k,(i,z) in enumerate(zip(owner.tolist(),number.tolist())): re[i].addcmul_(sums[0][k],f[z]); im[i].addcmul_(sums[1][k],f[z])
     return re.square_().add_(im.square_())
 

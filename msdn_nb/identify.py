@@ -22,7 +22,7 @@ from .training import Recipe, Trained, WeightsError, load_weights, pattern_image
 from .extinction import ExtinctionCheck
 from .powder import PowderPattern, to_axis
 from .measured import check_powder, looks_like_powder
-from .powder_model import PowderModelRecipe, TrainedPowder, load_powder, powder_probabilities, _class_of
+from .powder_model import PowderModelRecipe, TrainedPowder, load_powder, powder_probabilities, extinction_members
 from .identify_powder import cell_remarks, check_cell, draw_pattern, pattern_remarks, read_pattern, single_line, structure_pattern, unseen_remarks
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
@@ -50,7 +50,7 @@ def rank(
 )->tuple: # of `Candidate`, the likeliest first
     "The likeliest space groups"
     def one(i):
-        n = int(classes[i]); lines = _class_of()[n] if powder else ()
+        n = int(classes[i]); lines = extinction_members(n) if powder else ()
         alike = tuple(g for g in lines if g != n) if powder else inseparable(n, axes='free')
         return Candidate(n, symbol(n), crystal_system(n), float(probabilities[i]), float(std[i]), alike, lines)
     return tuple(one(i) for i in np.argsort(-np.asarray(probabilities), kind='stable')[:top])

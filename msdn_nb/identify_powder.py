@@ -12,9 +12,9 @@ import os, re
 import numpy as np
 from .symmetry import crystal_system, is_absent, symbol
 from .crystal import check_size, read_crystal, standard_cell
-from .extinction import ExtinctionCheck, cell_system, check_reflections, _as_cell, _axes_text, _reflections, _settings
+from .extinction import ExtinctionCheck, cell_system, check_reflections, unit_cell, axes_text, lattice_reflections, axis_settings
 from .powder import Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
-from .measured import FORMATS, K_ALPHA, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom, _prominence, _rachinger, _width
+from .measured import FORMATS, K_ALPHA, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom, peak_prominence, rachinger, peak_width
 from .powder_model import STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines, render_patterns
 
 # %% ../nbs/59_identify_powder.ipynb #bb4ca662
@@ -55,7 +55,7 @@ def doublet_holes(
     "What removing K-alpha2 would push below the background"
     y = pattern.intensity - estimate_background(pattern); first, second = _tube(pattern.wavelength)
     below = lambda v: -np.minimum(v, 0).sum()
-    return float((below(_rachinger(pattern.two_theta, y, ratio, second/first)) - below(y))/np.maximum(y, 0).sum())
+    return float((below(rachinger(pattern.two_theta, y, ratio, second/first)) - below(y))/np.maximum(y, 0).sum())
 
 def single_line(
     pattern:PowderPattern,
@@ -77,7 +77,7 @@ def line_width(
     pattern:PowderPattern,
 )->float: # degrees
     "Full width at half maximum of the strongest line"
-    return float(_width(pattern.two_theta, pattern.intensity, _prominence(pattern.intensity)[1])[1])
+    return float(peak_width(pattern.two_theta, pattern.intensity, peak_prominence(pattern.intensity)[1])[1])
 
 def unseen_remarks(
     pattern:PowderPattern,
@@ -137,8 +137,8 @@ def allowed_lines(
     pattern:PowderPattern, # for range and wavelength
 )->np.ndarray: # (n,) two_theta in degrees, ascending
     "Where a group allows lines in the range of a pattern"
-    setting = next(s for s in _settings(space_group, check.axes) if _axes_text(s) == check.setting[space_group])
-    hkl, d = _reflections(_as_cell(check.cell), float(pattern.d_spacing[-1]))
+    setting = next(s for s in axis_settings(space_group, check.axes) if axes_text(s) == check.setting[space_group])
+    hkl, d = lattice_reflections(unit_cell(check.cell), float(pattern.d_spacing[-1]))
     d = d[~is_absent(space_group, hkl @ setting) & (d <= pattern.d_spacing[0])]
     return np.unique(np.round(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1))), 5))
 

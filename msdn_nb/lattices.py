@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 from .crystal import Crystal, cell_parameters, find_space_group, lattice_from_parameters, run_facts, write_json
-from .extinction import SYSTEMS, extinction_classes, system_groups, _family
+from .extinction import SYSTEMS, extinction_classes, system_groups, crystal_family
 from .powder import reflections
 from .shaping import compiled
 from .sources import Collection, CrystalTable, collect, from_pyxtal, some_rows
-from .symmetry import check_space_group, _box, _check_axes, _operations
+from .symmetry import check_space_group, index_box, check_axes, group_operations
 
 # %% ../nbs/52_lattices.ipynb #ada73714
 class LatticeError(ValueError): "A lattice, a grid or a request that cannot be used, and what to give instead."
@@ -72,7 +72,7 @@ class LatticeGrid:
         if self.beta and not 90 <= self.beta[0] <= self.beta[1] <= 150: raise LatticeError(f'beta {self.beta}: give angles from 90 to 150 degrees')
         if (self.tilts > 0) != (self.system == 'triclinic'): raise LatticeError(f'tilts {self.tilts} of a {self.system} grid: give a positive number to triclinic grids alone')
         if self.draws < 1: raise LatticeError(f'draws {self.draws}: give at least one pattern for each group and lattice')
-        _check_axes(self.axes)
+        check_axes(self.axes)
         if not len(self): raise LatticeError(f'lengths {self.lengths}: a {self.system} grid needs more of them; take a smaller step')
 
 def _steps(span):
@@ -137,8 +137,8 @@ def cells(self:LatticeGrid,
 def _forbidders(number):
     "Operations that can forbid a reflection: rotation (9) and translation in 24ths (3) of each, shape (m, 12); centring first"
     rows = set()
-    for rotation, shift in zip(*_operations(number)):
-        fixed = _box(3)[(_box(3)@rotation == _box(3)).all(1)]
+    for rotation, shift in zip(*group_operations(number)):
+        fixed = index_box(3)[(index_box(3)@rotation == index_box(3)).all(1)]
         if (fixed@shift % 24).any(): rows.add((*rotation.ravel(), *(shift % 24)))
     return np.array(sorted(rows, key=lambda row: (row[:9] != (1, 0, 0, 0, 1, 0, 0, 0, 1), row)), dtype=np.int64).reshape(-1, 12)
 
@@ -195,7 +195,7 @@ def _present(family, ops, H, K, L, metric, q2_max):
 # %% ../nbs/52_lattices.ipynb #de8ed133
 def _fitting(number, cell):
     "The six numbers of a cell that fits the axes of a group"
-    family = _family(number)
+    family = crystal_family(number)
     try: given = tuple(map(float, cell)); a, b, c, alpha, beta, gamma = given
     except (TypeError, ValueError): raise LatticeError(f'cell {cell!r}: give a, b, c in angstrom and alpha, beta, gamma in degrees') from None
     equal = {'cubic': (b - a, c - a), 'tetragonal': (b - a,), 'hexagonal': (b - a,)}.get(family, ())
@@ -224,7 +224,7 @@ def law_lines(
     if not 0 < q_max < math.inf: raise LatticeError(f'q_max {q_max!r}: give a positive 1/d in 1/angstrom, such as 0.93')
     bounds = [int(x*q_max + 1e-9) for x in given[:3]]                      # h is S.a, never more than |S||a|
     if math.prod(b + 1 for b in bounds) > 3e5: raise LatticeError(f'about {4*math.prod(bounds):,} reflections lie within q_max {q_max} of cell {given}: give a smaller q_max')
-    return _present(_FAMILIES.index(_family(number)), _forbidders(number), *bounds, _metrics([given])[0], q_max**2*(1 + 1e-12))[:2]
+    return _present(_FAMILIES.index(crystal_family(number)), _forbidders(number), *bounds, _metrics([given])[0], q_max**2*(1 + 1e-12))[:2]
 
 # %% ../nbs/52_lattices.ipynb #4d2c9587
 _GOLDEN = np.uint64(0x9e3779b97f4a7c15)
@@ -375,7 +375,7 @@ def sample(self:UlbdPart,
 def _table(number, bounds):
     "An allowed hkl of each line within the bounds, and its multiplicity: shape (m, 4) int16"
     if math.prod(b + 1 for b in bounds) > 1e5: raise LatticeError(f'indices up to {bounds} come into range: give smaller cells or a shorter axis')
-    hkl, count, _ = _present(_FAMILIES.index(_family(number)), _forbidders(number), *bounds, np.zeros(6), 1.)
+    hkl, count, _ = _present(_FAMILIES.index(crystal_family(number)), _forbidders(number), *bounds, np.zeros(6), 1.)
     return np.concatenate([hkl, count[:, None]], 1)
 
 @compiled

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['K_ALPHA', 'SIZE_LIMIT', 'FORMATS', 'anode', 'wavelength_angstrom', 'tidy_powder', 'powder_format', 'read_powder',
-           'looks_like_powder', 'check_powder', 'strip_alpha2']
+           'looks_like_powder', 'peak_prominence', 'peak_width', 'check_powder', 'rachinger', 'strip_alpha2']
 
 # %% ../nbs/54_measured.ipynb #970f665e
 import gemmi, gzip, io, numpy as np, re, struct, zipfile, zlib
@@ -616,7 +616,9 @@ def looks_like_powder(
     except (PowderError, *_DAMAGE): return named
 
 # %% ../nbs/54_measured.ipynb #72ab5c20
-def _prominence(y):
+def peak_prominence(
+    y         # (n,) intensities
+)->tuple:     # height in units of the scatter, index
     "How far the highest peak of `y` stands above the scatter about a running median, and its place"
     best, scatter = (0., 0), 0.
     for k in (3, 9, 27):
@@ -631,7 +633,10 @@ def _prominence(y):
         if inside.max()/scatter > best[0]: best = inside.max()/scatter, int(residual.argmax()*k + k//2)
     return best
 
-def _width(x, y, at):
+def peak_width(
+    x, y,   # (n,) two_theta in degrees, intensities
+    at:int  # index near the maximum
+)->tuple:   # points, degrees
     "Full width at half maximum (points, degrees) of the peak at `at`"
     near = slice(max(0, at - 15), at + 16)
     at = near.start + int(y[near].argmax())
@@ -653,9 +658,9 @@ def check_powder(
     if covered < .6: found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
     if low > .2: found.append(f'lines with d above {1/low:.3g} angstrom were not measured; the first lines tell most about the cell, start lower')
     if high < .45: found.append(f'lines with d below {1/high:.3g} angstrom were not measured; go on to a higher angle')
-    prominence, place = _prominence(y)
+    prominence, place = peak_prominence(y)
     if prominence < 12: raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure longer, or check that this is not the background')
-    points, degrees = _width(x, y, place)
+    points, degrees = peak_width(x, y, place)
     if points < 3: found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with smaller steps')
     if degrees*1.54/pattern.wavelength > 2.5: found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group can be read from it')
     gap = np.diff(x).max()
@@ -663,7 +668,11 @@ def check_powder(
     return tuple(found)
 
 # %% ../nbs/54_measured.ipynb #4bda972b
-def _rachinger(x, y, ratio, stretch):
+def rachinger(
+    x, y,         # (n,) two_theta in degrees, intensities
+    ratio:float,  # of the second line to the first
+    stretch:float # of their wavelengths, above 1
+)->np.ndarray:    # (n,)
     "Intensities of the first line of a doublet whose second is `ratio` as strong, at `stretch` times the wavelength"
     earlier = np.degrees(2*np.arcsin(np.sin(np.radians(x/2))/stretch))
     at = np.clip(np.searchsorted(x, earlier, 'right') - 1, 0, len(x) - 2)
@@ -688,5 +697,5 @@ def strip_alpha2(
         first, alpha2 = pair
     stretch = wavelength_angstrom(alpha2)/first
     if not 1 < stretch < 1.05: raise PowderError(f'K-alpha2 {alpha2} lies not just above K-alpha1 {first:g} angstrom; give both in angstrom')
-    stripped = np.maximum(_rachinger(pattern.two_theta, pattern.intensity, ratio, stretch), 0)
+    stripped = np.maximum(rachinger(pattern.two_theta, pattern.intensity, ratio, stretch), 0)
     return replace(pattern, intensity=stripped, wavelength=first, notes=(*pattern.notes, f'K-alpha2 removed by the method of Rachinger, ratio {ratio:g}'))

@@ -8,10 +8,11 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines
            'PowderModelRecipe', 'powder_recipe_from_dict', 'class_members', 'powder_loss', 'NeighbourLoss',
            'PowderLoss', 'Memory', 'keep_places', 'remember', 'fit_vote', 'PatternBatches', 'standard_top_1',
            'standard_top_5', 'effects_top_1', 'effects_top_5', 'powder_learner', 'train_powder', 'TrainedPowder',
-           'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_class',
-           'confidence_threshold', 'evaluate_powder', 'calibrate_powder', 'powder_summary', 'finish_powder',
-           'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches',
-           'learn_measured', 'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
+           'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_members',
+           'extinction_class', 'confidence_threshold', 'evaluate_powder', 'calibrate_powder', 'powder_summary',
+           'finish_powder', 'answered_rates', 'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured',
+           'MeasuredBatches', 'learn_measured', 'read_collection', 'train_measured', 'measured_scores',
+           'cross_validate_measured']
 
 # %% ../nbs/55_powder_model.ipynb #06ea36cd
 import copy, json, math, os, sys, time
@@ -30,8 +31,8 @@ from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided, first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
                               read_weights, shipped_weights, split_of, split_rows, spread, take_weights, team, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
-from .extinction import _family, extinction_classes
-from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, _compiled, axis_place, clip_peaks, line_list, to_axis
+from .extinction import crystal_family, extinction_classes
+from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled, line_list, to_axis
 from .lattices import law_lines
 from .powder_network import AxisBlock, axis_conv
 
@@ -161,7 +162,7 @@ def law_made(
     seed:int=0,
 )->Lines: # strengths are multiplicities; intensities are drawn with each pattern
     "Lists of the lines that the laws allow, for groups drawn evenly."
-    rng = np.random.default_rng(seed); family = np.array([_family(g) for g in range(1,231)]); of = family[lines.group.astype(int)-1]
+    rng = np.random.default_rng(seed); family = np.array([crystal_family(g) for g in range(1,231)]); of = family[lines.group.astype(int)-1]
     pools = {f:np.flatnonzero(of==f) for f in np.unique(of)}; open_groups = [g for g in range(1,231) if family[g-1] in pools]; found, groups = [], []
     while len(found)<n:
         g = int(rng.choice(open_groups)); f = family[g-1]; p = _borrowed_cell(lines.metric[rng.choice(pools[f])],f,rng)
@@ -211,12 +212,12 @@ def _as_tuples(effects):
 
 STANDARD_WIDTH = .08 # degrees of two_theta, FWHM
 
-@_compiled
+@fast_compiled
 def _standard():
     "The standard instrument: w, u, s, eta, K-alpha2, z, delta, grain, B, March's r, its axis, first and last angle"
     return STANDARD_WIDTH,0.,0.,0.,0.,0.,0.,0.,0.,1.,2.,5.,90.
 
-@_compiled
+@fast_compiled
 def _draw(ranges, group):
     "Any instrument, in the same order"
     ws, slopes, sizes, size_chance, etas, alpha2_chance, zeros, displacements, grains, bs, marches, march_chance, starts, start_chance, stops, stop_chance = ranges
@@ -233,7 +234,7 @@ def _draw(ranges, group):
     return width,slope,size,eta,alpha2,zero,displacement,grain,b_factor,march,axis,start,stop
 
 # %% ../nbs/55_powder_model.ipynb #f3e87e4c
-@_compiled
+@fast_compiled
 def _strained(metric, group, law, ranges):
     "Reciprocal metric (6,) of a strained cell"
     strain, strain_axes, shear, law_strain, law_strain_axes = ranges
@@ -252,7 +253,7 @@ def _strained(metric, group, law, ranges):
     return g
 
 # %% ../nbs/55_powder_model.ipynb #49e79d10
-@_compiled
+@fast_compiled
 def _heights(hkl, strength, g, law, grain, b_factor, march, axis, q, height):
     "q and integrated intensity of every line, into `q` and `height`; the greatest within the axis is returned"
     top, limit = 0., (1.01*Q_MAX)**2
@@ -275,7 +276,7 @@ def _heights(hkl, strength, g, law, grain, b_factor, march, axis, q, height):
 # %% ../nbs/55_powder_model.ipynb #1a433f55
 _START, _STEP = float(np.log(Q_MIN+AXIS_OFFSET)), float(np.log((Q_MAX+AXIS_OFFSET)/(Q_MIN+AXIS_OFFSET))/(AXIS_POINTS-1))
 
-@_compiled
+@fast_compiled
 def _add_peak(y, q, cosine, height, fwhm, eta, reach):
     "Add a pseudo-Voigt at q; fwhm in radians of two_theta, reach in widths"
     f = fwhm*cosine/CU_KA1/(q+AXIS_OFFSET)/_STEP; centre = (math.log(q+AXIS_OFFSET)-_START)/_STEP
@@ -286,7 +287,7 @@ def _add_peak(y, q, cosine, height, fwhm, eta, reach):
         x = (j-centre)*(j-centre)
         y[j] += height*(eta/(1+g*x)+((1-eta)*math.exp(-k*x) if k*x<12 else 0.))
 
-@_compiled
+@fast_compiled
 def _draw_lines(y, q, height, top, instrument, standard):
     "All peaks, shifted and widened as the instrument does"
     width, slope, size, eta, alpha2, zero, displacement = instrument
@@ -300,10 +301,10 @@ def _draw_lines(y, q, height, top, instrument, standard):
         if alpha2>0: _add_peak(y,at*(CU_KA2/CU_KA1),cosine,alpha2*height[i]/fwhm,fwhm,eta,reach)
 
 # %% ../nbs/55_powder_model.ipynb #616d9136
-@_compiled
+@fast_compiled
 def _place(two_theta): return int((math.log(2*math.sin(math.radians(two_theta/2))/CU_KA1+AXIS_OFFSET)-_START)/_STEP+.01)
 
-@_compiled
+@fast_compiled
 def _normalised(y, mask):
     "Divide by the highest point that was measured"
     top = 0.
@@ -313,7 +314,7 @@ def _normalised(y, mask):
         for j in range(len(y)): y[j] /= top
 
 # %% ../nbs/55_powder_model.ipynb #49a87a5f
-@_compiled
+@fast_compiled
 def _record(y, mask, first, last, width, eta, ranges):
     "What the counter adds, and what is taken out again"
     n = len(y); impurity, impurity_chance, doses, background, humps, clip_chance = ranges
@@ -335,7 +336,7 @@ def _record(y, mask, first, last, width, eta, ranges):
 # %% ../nbs/55_powder_model.ipynb #b73a3199
 AXIS_ROWS = 3
 
-@_compiled
+@fast_compiled
 def _scaled(y, log, mask):
     "Square root and logarithm of a normalised pattern"
     below, n = 0., 0
@@ -347,7 +348,7 @@ def _scaled(y, log, mask):
         y[j] = math.sqrt(v) if v>=0 else -math.sqrt(-v)
 
 # %% ../nbs/55_powder_model.ipynb #691bb34e
-@_compiled
+@fast_compiled
 def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample, recording, varied, y, log, mask):
     "One pattern into the rows `y`, `log` and `mask`"
     np.random.seed(seed); n = len(strength)
@@ -362,7 +363,7 @@ def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample,
     if not standard: _record(y,mask,first,last,d[0],d[3],recording); _normalised(y,mask)
     _scaled(y,log,mask)
 
-@_compiled
+@fast_compiled
 def _render(items, offset, hkl, strength, metric, group, law, standard, seeds, cell, sample, recording, varied, out):
     for b in range(len(items)):
         i = items[b]; o, p = offset[i], offset[i+1]
@@ -723,13 +724,19 @@ def powder_probabilities(
 
 # %% ../nbs/55_powder_model.ipynb #905a8768
 @lru_cache
-def _class_of(): return {g:c for c in extinction_classes('all','free','d') for g in c}
+def _classes(): return {g:c for c in extinction_classes('all','free','d') for g in c}
+
+def extinction_members(
+    space_group:int, # 1..230
+)->tuple: # of space groups, such as (196, 202, 209, 216, 225)
+    "The groups with the same line positions on every lattice."
+    return _classes()[space_group]
 
 def extinction_class(
     space_group:int, # 1..230
 )->str: # the members of its class, such as '196, 202, 209, 216, 225'
-    "The extinction class of a group: those with the same line positions on every lattice."
-    return ', '.join(map(str,_class_of()[space_group]))
+    "The name of a group's extinction class: its members."
+    return ', '.join(map(str,extinction_members(space_group)))
 
 # %% ../nbs/55_powder_model.ipynb #f6584c29
 def confidence_threshold(
@@ -916,7 +923,7 @@ class MeasuredBatches:
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
-# %% ../nbs/55_powder_model.ipynb #1e282895
+# %% ../nbs/55_powder_model.ipynb #4f3646be
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -927,7 +934,7 @@ def learn_measured(
     share:float=.25,    # of measured patterns in a batch
     lr:float=4e-4,      # peak
     seed:int=0,
-    still:tuple=('head.2.',), # beginnings of the names of tensors that do not learn
+    still:tuple=('head.2.',*(f'body.{i}.' for i in range(6,11))), # beginnings of the names of tensors that do not learn
     voters:int=32768,         # crystals of the memory that vote in the loss
 )->TrainedPowder: # temperature and threshold are those of before; calibrate anew
     "Go on training with measured patterns among simulated ones."

@@ -10,7 +10,7 @@ __all__ = ['REACH', 'crystallite_cells', 'with_vacancies', 'alone', 'vacancy_pat
 from dataclasses import replace
 import numpy as np, torch
 from .crystal import Crystal
-from .diffraction import DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, _maps, _pixelwise, _separable
+from .diffraction import DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, pixel_maps, pixelwise_sums, separable_sums
 
 # %% ../nbs/41_robustness.ipynb #794a8095
 REACH = 3. # standard deviations of a Gaussian envelope within which atoms can be missing
@@ -53,7 +53,7 @@ def alone(
 # %% ../nbs/41_robustness.ipynb #6d8588d3
 def _lattice_sum(lattice, frames, setup):
     "Product of the three rows' amplitudes about the centre, with sign (b, P, P)"
-    v, counts, out = _maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0], setup.crystallite.cell_counts(lattice), 1.
+    v, counts, out = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0], setup.crystallite.cell_counts(lattice), 1.
     for a, n in zip(torch.from_numpy(lattice), counts):
         phase = torch.einsum('yxi,bij,j->byx', v, frames, a); whole = phase.round()
         row = interference((phase - whole).float(), n.float(), setup.crystallite.envelope)
@@ -63,11 +63,11 @@ def _lattice_sum(lattice, frames, setup):
 # %% ../nbs/41_robustness.ipynb #74c7227f
 def _amplitude(xyz, numbers, weights, frames, setup):
     "Real and imaginary part of the sum over atoms at xyz (n, 3) in angstrom (b, P, P)"
-    f, P = _maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[4], setup.detector.pixels
+    f, P = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[4], setup.detector.pixels
     re, im = (torch.zeros(len(frames), P, P) for _ in range(2))
     for z in np.unique(numbers):
         mine = numbers == z
-        sums = (_pixelwise if setup.detector.flat else _separable)(torch.from_numpy(xyz[mine])[None], torch.from_numpy(weights[mine])[None], frames[None], setup, 'cpu')
+        sums = (pixelwise_sums if setup.detector.flat else separable_sums)(torch.from_numpy(xyz[mine])[None], torch.from_numpy(weights[mine])[None], frames[None], setup, 'cpu')
         re.addcmul_(sums[0][0], f[z]); im.addcmul_(sums[1][0], f[z])
     return re, im
 
@@ -98,7 +98,7 @@ def mean_vacancy_pattern(
     setup=DEFAULT  # of that pattern
 )->tuple:          # mean spots and mean diffuse scattering, each (beams, pixels, pixels)
     "What a pattern is on average over all choices of vacancies"
-    f = _maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[4]
+    f = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[4]
     one = (f[torch.from_numpy(crystal.numbers.astype(int))]**2*torch.from_numpy(crystal.occupancies**2).float()[:, None, None]).sum(0)
     weights = crystallite_cells(crystal.lattice, setup.crystallite)[1]; perfect = torch.as_tensor(perfect)
     return (1 - share)**2*perfect, (share*(1 - share)*float((weights**2).sum())*one).expand_as(perfect)
@@ -123,7 +123,7 @@ def add_background(
 )->torch.Tensor:   # (..., P, P)
     "Add a smooth halo"
     if share < 0: raise DiffractionError(f'a background of {share} times the pattern: give a number that is not negative')
-    t = torch.as_tensor(intensity); q2 = _maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0][..., :2].pow(2).sum(-1)
+    t = torch.as_tensor(intensity); q2 = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0][..., :2].pow(2).sum(-1)
     halo = torch.ones_like(q2) if width is None else torch.exp(-q2/(2*width**2))
     return t + (halo/halo.sum()).to(t)*share*t.sum((-1, -2), keepdim=True)
 
@@ -136,7 +136,7 @@ def beam_stop(
 )->torch.Tensor:   # (..., P, P)
     "Darken what a beam stop hides"
     if radius < 0 or arm < 0: raise DiffractionError(f'a beam stop of radius {radius} and arm {arm}: give numbers that are not negative')
-    t = torch.as_tensor(intensity); x, y, _ = _maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
+    t = torch.as_tensor(intensity); x, y, _ = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
     return t*~((x**2 + y**2 < radius**2) | ((x.abs() < arm/2) & (y < 0)))
 
 # %% ../nbs/41_robustness.ipynb #c25484b1

@@ -18,11 +18,12 @@ from .crystal import run_facts, write_json
 
 # %% ../nbs/11_shaping.ipynb #a47d966b
 def compiled(
-    function, # a function of arrays and numbers
-):            # the same, compiled at its first call
+    function,           # a function of arrays and numbers
+    reorder:bool=False, # may sums be reordered, so that the processor takes several terms at once?
+):                      # the same, compiled at its first call
     "Compile with numba, without holding Python's lock"
-    try: return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError: return numba.njit(nogil=True)(function) # no folder to keep it in
+    try: return numba.njit(cache=True, nogil=True, fastmath=reorder)(function)
+    except RuntimeError: return numba.njit(nogil=True, fastmath=reorder)(function) # no folder to keep it in
 
 # %% ../nbs/11_shaping.ipynb #df9c7002
 def synthetic_patterns(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CRYSTAL_SYSTEMS', 'GROUPS_72', 'CLASS_SETS', 'SpaceGroupError', 'check_space_group', 'crystal_system', 'systems_of',
            'symbol', 'point_group', 'laue_class', 'is_centrosymmetric', 'is_absent', 'ReflectionCondition',
-           'reflection_conditions', 'plot_layer', 'diffraction_class', 'diffraction_classes', 'diffraction_symbol',
-           'inseparable', 'population', 'class_set', 'ceiling', 'plot_diffraction_classes', 'SpaceGroup']
+           'group_operations', 'reflection_conditions', 'plot_layer', 'index_box', 'check_axes', 'diffraction_class',
+           'diffraction_classes', 'diffraction_symbol', 'inseparable', 'population', 'class_set', 'ceiling',
+           'plot_diffraction_classes', 'SpaceGroup']
 
 # %% ../nbs/00_symmetry.ipynb #cc6fdbd5
 import json, operator
@@ -157,7 +158,9 @@ def _demands(zone, rotations, shifts, within=None):
     return {tuple(int(a) for a in row) for row in (shifts[fixed] @ zone.T) % 24}
 
 @lru_cache(maxsize=None)
-def _operations(space_group):
+def group_operations(
+    space_group:int # 1..230
+)->tuple:
     "Rotations (m, 3, 3) and translations (m, 3) in 24ths, centring included"
     operations = list(_group(space_group).operations())
     return np.array([op.rot for op in operations])//24, np.array([op.tran for op in operations])
@@ -166,7 +169,7 @@ def _operations(space_group):
 @lru_cache(maxsize=None)
 def _conditions(number):
     "The reflection conditions of space group `number`, computed once"
-    rotations, shifts = _operations(number)
+    rotations, shifts = group_operations(number)
     zones = _HEXAGONAL_ZONES if crystal_system(number) in ('trigonal', 'hexagonal') else _ZONES
     turned, found = [], []                                   # every image of the zones that have had their say
     for name, rows in zones.items():
@@ -210,22 +213,26 @@ def plot_layer(
 
 # %% ../nbs/00_symmetry.ipynb #0c20c1a8
 @lru_cache(maxsize=None)
-def _box(size):
+def index_box(
+    size:int  # largest index
+)->np.ndarray:
     "All hkl with indices up to `size`, shape ((2 size + 1)**3, 3)"
     return np.stack(np.meshgrid(*[np.arange(-size, size + 1)]*3, indexing='ij'), -1).reshape(-1, 3)
 
 @lru_cache(maxsize=None)
 def _signature(number, axes='fixed', size=6):
     "What diffraction shows of a group: its Laue operations and its absences, hashable"
-    rotations = _operations(number)[0]
+    rotations = group_operations(number)[0]
     laue = frozenset(r.tobytes() for r in np.concatenate([rotations, -rotations]))
-    absent = is_absent(number, _box(size)).reshape([2*size + 1]*3)
+    absent = is_absent(number, index_box(size)).reshape([2*size + 1]*3)
     free = axes == 'free' and crystal_system(number) == 'orthorhombic'
     orders = permutations(range(3)) if free else [(0, 1, 2)]
     return laue, min(absent.transpose(order).tobytes() for order in orders)
 
 # %% ../nbs/00_symmetry.ipynb #9ba834f5
-def _check_axes(axes):
+def check_axes(
+    axes:str # 'fixed' or 'free'
+)->str:      # the same
     if axes not in ('fixed', 'free'): raise SpaceGroupError(f"axes {axes!r}: give 'fixed' (settings of the International Tables) or 'free'")
     return axes
 
@@ -240,7 +247,7 @@ def diffraction_class(
     axes:str='fixed'   # 'fixed', or 'free' to take orthorhombic axes in any order
 )->int: # id of the class, from 0; the same in every set of groups
     "Which diffraction class a group belongs to"
-    return _class_ids(_check_axes(axes))[check_space_group(space_group)]
+    return _class_ids(check_axes(axes))[check_space_group(space_group)]
 
 def diffraction_classes(
     groups=range(1, 231), # space groups to sort
