@@ -6,7 +6,7 @@
 __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'line_arrays', 'Lines', 'join_lines', 'pack_lines', 'cache_lines',
            'open_lines', 'take_lines', 'line_items', 'law_made', 'Effects', 'render_patterns', 'PowderNet',
            'PowderModelRecipe', 'powder_recipe_from_dict', 'class_members', 'powder_loss', 'NeighbourLoss',
-           'PowderLoss', 'Memory', 'keep_places', 'remember', 'fit_vote', 'PatternBatches', 'standard_top_1',
+           'PowderLoss', 'Memory', 'tally', 'keep_places', 'remember', 'fit_vote', 'PatternBatches', 'standard_top_1',
            'standard_top_5', 'effects_top_1', 'effects_top_5', 'powder_learner', 'train_powder', 'TrainedPowder',
            'save_powder', 'load_powder', 'shipped_powder', 'powder_probabilities', 'extinction_members',
            'extinction_class', 'confidence_threshold', 'evaluate_powder', 'calibrate_powder', 'powder_summary',
@@ -384,7 +384,7 @@ def render_patterns(
     _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,plain*(1+np.broadcast_to(np.asarray(varied,bool),len(items))),seeds,*_as_tuples(effects),out)
     return out
 
-# %% ../nbs/55_powder_model.ipynb #2f8be2ad
+# %% ../nbs/55_powder_model.ipynb #0ac20dbb
 class PowderNet(nn.Module):
     "Residual network along the axis of powder patterns."
     def __init__(self,
@@ -397,7 +397,7 @@ class PowderNet(nn.Module):
         dropout:float=.3,                    # of the flattened map and of the features
         points:int=AXIS_POINTS,              # of the axis
         rows:int=AXIS_ROWS,                  # of a pattern
-        memory:int=0,                        # numbers by which a crystal is remembered; 0 without memory
+        memory:int=0,                        # dimensions in which neighbours are learned; 0 for a network without memory
     ):
         super().__init__(); layers,n,length = [],rows,points//4
         for i,(w,b,k) in enumerate(zip(widths,blocks,kernels)):
@@ -409,14 +409,18 @@ class PowderNet(nn.Module):
     def encode(self, x): return self.squeeze(self.body(x[:,:,None]))  # (B, rows, points) -> (B, squeeze, 1, points/64)
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/55_powder_model.ipynb #228b9533
+# %% ../nbs/55_powder_model.ipynb #0c5e4b23
+@patch
+def features(self:PowderNet, f): # (B, squeeze, 1, points/64) -> (B, hidden)
+    "What the classes are decided by"
+    return self.head[:5](f)
+
 @patch
 def decide(self:PowderNet, f): # (B, squeeze, 1, points/64) -> (B, classes)
-    "Answers from the map; with their places, unit vectors (B, memory), while a network with memory learns"
-    h = self.head[:5](f); z = self.head[5:](h)
-    if self.place is None: return z
-    place = F.normalize(self.place(h).float(),dim=1)
-    return (z,place) if self.training else z if self.memory is None else self.memory(z,place)
+    "Answers from the map; with the places of the patterns, unit vectors, while a network with a memory learns"
+    h = self.features(f); z = self.head[5:](h)
+    if self.training and self.place is not None: return z,F.normalize((self.place(h) if self.memory is None else h).float(),dim=1)
+    return z if self.memory is None else self.memory(z,h)
 
 # %% ../nbs/55_powder_model.ipynb #6137a6c1
 @dataclass(frozen=True)
@@ -505,53 +509,70 @@ class PowderLoss:
         own = torch.full_like(pair,-1); own[pair[key]] = torch.arange(int(key.sum()),device=pair.device); real = ~key&~law
         return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],own[real])
 
-# %% ../nbs/55_powder_model.ipynb #19cb37dd
+# %% ../nbs/55_powder_model.ipynb #a6f618ee
 class Memory(nn.Module):
-    "Places and groups of known crystals, and their vote."
+    "Features and groups of known crystals, and their vote."
     def __init__(self,
-        rows:int, dims:int, # how many crystals, and by how many numbers each
+        rows:int, dims:int, # how many crystals, and how many features
         nearest:int=50,     # how many vote
         share:float=.5,     # of the vote in an answer
         width:float=.03125, # difference of cosines at which a vote falls by e
     ):
-        super().__init__(); self.nearest,self._decoded = nearest,None
-        self.register_buffer('codes',torch.zeros(rows,dims//2,dtype=torch.uint8)); self.register_buffer('groups',torch.zeros(rows,dtype=torch.uint8))
-        self.register_buffer('settings',torch.tensor([share,width]))
-    @property
-    def places(self): # (rows, dims) unit vectors
-        if self._decoded is None or self._decoded.device!=self.codes.device:
-            pairs = torch.stack([self.codes//16,self.codes%16],2).flatten(1).float()-8; self._decoded = F.normalize(pairs,dim=1)
-        return self._decoded
-    def vote(self, place, width): # (B, dims) -> (B, 230)
-        near = (place@self.places.T).float().topk(min(self.nearest,len(self.codes)),1)
-        return torch.zeros(len(place),230,device=place.device).scatter_add_(1,self.groups[near.indices].long()-1,(near.values/width).softmax(1))
-    def forward(self, z, place): # logits and places -> logits
+        super().__init__(); parts = math.gcd(48,dims); self.nearest,self._length = nearest,None
+        self.register_buffer('codes',torch.zeros(parts,rows,dtype=torch.uint8)); self.register_buffer('groups',torch.zeros(rows,dtype=torch.uint8))
+        self.register_buffer('centres',torch.zeros(parts,256,dims//parts)); self.register_buffer('settings',torch.tensor([share,width]))
+    def places(self, rows=slice(None)): # (n, dims) unit vectors
+        return F.normalize(torch.cat([c[k.long()] for c,k in zip(self.centres,self.codes[:,rows])],1),dim=1)
+    def near(self, h): # (B, dims) -> cosines and groups of the nearest, each (B, nearest)
+        near = self.cosines(F.normalize(h.float(),dim=1)).float().topk(min(self.nearest,len(self.groups)),1); return near.values,self.groups[near.indices].long()
+    def forward(self, z, h): # logits and features -> logits
         share,width = self.settings.tolist()
-        if share==0: return z
-        return ((1-share)*z.float().softmax(1)+share*self.vote(place,width)).clamp_min(1e-9).log()
+        return z if share==0 else ((1-share)*z.float().softmax(1)+share*tally(*self.near(h),width)).clamp_min(1e-9).log()
+
+def tally(cosines, groups, width): # (B, nearest) twice -> (B, 230)
+    "Probabilities by a softmax over voters."
+    return torch.zeros(len(cosines),230,device=cosines.device).scatter_add_(1,groups-1,(cosines/width).softmax(1))
+
+# %% ../nbs/55_powder_model.ipynb #441c9695
+@patch
+def cosines(self:Memory, place): # unit vectors (B, dims) -> (B, rows)
+    "How near the crystals are."
+    n = len(self.groups)
+    if len(place)>8: return torch.cat([place@self.places(slice(i,i+16384)).T for i in range(0,n,16384)],1)
+    if self._length is None: self._length = sum(c.pow(2).sum(1)[k.long()] for c,k in zip(self.centres,self.codes)).sqrt()
+    table = torch.einsum('bpd,pkd->pbk',place.view(len(place),len(self.codes),-1),self.centres)
+    return sum(t.index_select(1,k.int()) for t,k in zip(table,self.codes))/self._length
 
 def keep_places(
-    places, # (n, dims) unit vectors, dims even
-    groups, # (n,) space groups
+    features,         # (n, dims)
+    groups,           # (n,) space groups
+    sample:int=40000, # crystals from which the centres are found
+    rounds:int=12,    # of k-means
+    seed:int=0,
 )->Memory:
     "A memory of these crystals."
-    m = Memory(*places.shape); step = float(places.abs().flatten()[::max(1,places.numel()//10**6)].quantile(.99))/7
-    code = ((places/step).round().clamp(-7,7)+8).to(torch.uint8); m.codes, m.groups = code[:,::2]*16+code[:,1::2], torch.as_tensor(groups,dtype=torch.uint8); return m
+    x = F.normalize(features.float(),dim=1); m = Memory(*x.shape); rng = torch.Generator().manual_seed(seed); some = torch.randperm(len(x),generator=rng)[:sample]
+    for p,part in enumerate(x.chunk(len(m.codes),1)):
+        few = part[some].contiguous(); c = few[:256].clone()
+        for _ in range(rounds):
+            at = (few@c.T-c.pow(2).sum(1)/2).argmax(1); n = torch.bincount(at,minlength=len(c))[:,None]; c = torch.where(n>0,torch.zeros_like(c).index_add_(0,at,few)/n.clamp_min(1),c)
+        m.centres[p,:len(c)] = c; m.codes[p] = torch.cat([(b@c.T-c.pow(2).sum(1)/2).argmax(1) for b in part.split(20000)]).to(torch.uint8)
+    m.groups = torch.as_tensor(groups,dtype=torch.uint8); return m
 
-# %% ../nbs/55_powder_model.ipynb #cffe6067
+# %% ../nbs/55_powder_model.ipynb #9c3e4275
 @torch.no_grad()
 def remember(
-    model:PowderNet,  # trained, with `place`; its memory is replaced
+    model:PowderNet,  # trained; its memory is replaced
     lines:Lines,
     items,            # crystals of it: training crystals only
     batch:int=256,
 )->PowderNet:
     "Fill a network's memory."
     model.eval(); model.memory = None; device,(rank,n) = next(model.parameters()).device,team(); parts = np.array_split(np.asarray(items),n)
-    def place(items): return F.normalize(model.place(model.head[:5](model.encode(torch.from_numpy(render_patterns(lines,items,standard=True)).to(device)))).float(),dim=1).cpu()
-    places = torch.cat([place(parts[rank][i:i+batch]) for i in progress(range(0,len(parts[rank]),batch),-(-len(parts[rank])//batch),'memory')])
-    if n>1: found = [None]*n; torch.distributed.all_gather_object(found,places); places = torch.cat(found)
-    model.memory = keep_places(places,lines.group[np.asarray(items)].astype(int)).to(device); return model
+    def features(items): return model.features(model.encode(torch.from_numpy(render_patterns(lines,items,standard=True)).to(device))).half().cpu()
+    found = torch.cat([features(parts[rank][i:i+batch]) for i in progress(range(0,len(parts[rank]),batch),-(-len(parts[rank])//batch),'memory')])
+    if n>1: all_found = [None]*n; torch.distributed.all_gather_object(all_found,found); found = torch.cat(all_found)
+    model.memory = keep_places(found,lines.group[np.asarray(items)].astype(int)).to(device); return model
 
 def fit_vote(
     model:PowderNet,   # with a memory; its share and width are set
@@ -559,16 +580,16 @@ def fit_vote(
     batch:int=256,
 )->dict: # share, width
     "The share of the memory's vote, and its width, that make right answers most probable."
-    memory,target = model.memory,torch.as_tensor(target); model.memory,parts = None,[]
+    target,best = torch.as_tensor(target),None
     with torch.no_grad():
-        for i in range(0,len(patterns),batch): h = model.head[:5](model.encode(torch.from_numpy(patterns[i:i+batch]))); parts.append((model.head[5:](h).float().softmax(1),F.normalize(model.place(h).float(),dim=1)))
-    p,places = map(torch.cat,zip(*parts)); at = torch.arange(len(p)); best = None
+        h = torch.cat([model.features(model.encode(torch.from_numpy(patterns[i:i+batch]))) for i in range(0,len(patterns),batch)])
+        p = model.head[5:](h).softmax(1); cosines,groups = map(torch.cat,zip(*(model.memory.near(q) for q in h.split(batch)))); at = torch.arange(len(p))
     for width in (1/128,1/64,3/128,1/32,3/64,1/16,3/32):
-        v = torch.cat([memory.vote(q,width)[torch.arange(len(q)),t] for q,t in zip(places.split(batch),target.split(batch))])
+        v = tally(cosines,groups,width)[at,target]
         for share in np.arange(0,1,1/16):
             loss = -float(((1-share)*p[at,target]+share*v).clamp_min(1e-9).log().mean())
             if best is None or loss<best[0]: best = loss,float(share),width
-    model.memory = memory; memory.settings[:] = torch.tensor(best[1:]); return dict(share=best[1],width=best[2])
+    model.memory.settings[:] = torch.tensor(best[1:]); return dict(share=best[1],width=best[2])
 
 # %% ../nbs/55_powder_model.ipynb #5a603672
 class PatternBatches:
@@ -685,14 +706,14 @@ def save_powder(
     if model.memory is not None: card['remembered'] = len(model.memory.groups)
     return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/55_powder_model.ipynb #ce1a5585
+# %% ../nbs/55_powder_model.ipynb #9d3ad831
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
     "Network, recipe and card, ready to predict."
     def build(card):
         recipe = powder_recipe_from_dict(card['recipe']); net = PowderNet(**recipe.model_args)
-        if 'remembered' in card: net.memory = Memory(card['remembered'],recipe.model_args['memory'])
+        if 'remembered' in card: net.memory = Memory(card['remembered'],net.head[2].out_features)
         return recipe,net
     model,recipe,card = read_weights(name,'powder',build); return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
 
@@ -923,7 +944,7 @@ class MeasuredBatches:
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
-# %% ../nbs/55_powder_model.ipynb #4f3646be
+# %% ../nbs/55_powder_model.ipynb #90cfb74f
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -943,7 +964,7 @@ def learn_measured(
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
     model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
     learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
-    if model.memory is not None: kept = torch.from_numpy(some_rows(np.arange(len(model.memory.groups)),voters,seed)); learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters); learn.loss_func.neighbours.places,learn.loss_func.neighbours.groups = model.memory.places[kept],model.memory.groups[kept].long()-1
+    if model.memory is not None: kept = torch.from_numpy(some_rows(np.arange(len(model.memory.groups)),voters,seed)); learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters); learn.loss_func.neighbours.places,learn.loss_func.neighbours.groups = model.memory.places(kept),model.memory.groups[kept].long()-1
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     return TrainedPowder(learn.model.float().eval(),recipe,trained.card)
 
