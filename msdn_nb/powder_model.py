@@ -479,15 +479,16 @@ def powder_loss(
         loss = torch.cat([loss[~law],-logits[law].log_softmax(1).masked_fill(outside,-1e4).logsumexp(1)])
     return loss.mean()
 
-# %% ../nbs/55_powder_model.ipynb #a35e6012
+# %% ../nbs/55_powder_model.ipynb #ca5699ab
 class NeighbourLoss:
     "Cross entropy of a vote among crystals seen lately."
     def __init__(self,
         width:float=.07, # difference of cosines at which a vote falls by e
         recent:int=8192, # how many of them vote
         hidden:float=.5, # chance that a crystal's own pattern does not vote
+        places=None, groups=None, # of voters known beforehand: unit vectors (m, d), space groups - 1 (m,)
     ):
-        self.width,self.recent,self.hidden,self.places,self.groups = width,recent,hidden,None,None
+        self.width,self.recent,self.hidden,self.places,self.groups = width,recent,hidden,places,groups
     def __call__(self,
         place, target,    # of varied patterns: unit vectors (n, d), space groups - 1 (n,)
         key, key_target,  # of exact patterns: (k, d), (k,)
@@ -509,7 +510,7 @@ class PowderLoss:
         own = torch.full_like(pair,-1); own[pair[key]] = torch.arange(int(key.sum()),device=pair.device); real = ~key&~law
         return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],own[real])
 
-# %% ../nbs/55_powder_model.ipynb #a6f618ee
+# %% ../nbs/55_powder_model.ipynb #e37d1d2f
 class Memory(nn.Module):
     "Features and groups of known crystals, and their vote."
     def __init__(self,
@@ -518,9 +519,9 @@ class Memory(nn.Module):
         share:float=.5,     # of the vote in an answer
         width:float=.03125, # difference of cosines at which a vote falls by e
     ):
-        super().__init__(); parts = math.gcd(48,dims); self.nearest,self._length = nearest,None
+        super().__init__(); parts = math.gcd(48,dims); self.nearest = nearest
         self.register_buffer('codes',torch.zeros(parts,rows,dtype=torch.uint8)); self.register_buffer('groups',torch.zeros(rows,dtype=torch.uint8))
-        self.register_buffer('centres',torch.zeros(parts,256,dims//parts)); self.register_buffer('settings',torch.tensor([share,width]))
+        self.register_buffer('centres',torch.zeros(parts,256,dims//parts)); self.register_buffer('settings',torch.tensor([share,width])); self.register_buffer('lengths',None,persistent=False)
     def places(self, rows=slice(None)): # (n, dims) unit vectors
         return F.normalize(torch.cat([c[k.long()] for c,k in zip(self.centres,self.codes[:,rows])],1),dim=1)
     def near(self, h): # (B, dims) -> cosines and groups of the nearest, each (B, nearest)
@@ -533,15 +534,15 @@ def tally(cosines, groups, width): # (B, nearest) twice -> (B, 230)
     "Probabilities by a softmax over voters."
     return torch.zeros(len(cosines),230,device=cosines.device).scatter_add_(1,groups-1,(cosines/width).softmax(1))
 
-# %% ../nbs/55_powder_model.ipynb #441c9695
+# %% ../nbs/55_powder_model.ipynb #e685637d
 @patch
 def cosines(self:Memory, place): # unit vectors (B, dims) -> (B, rows)
     "How near the crystals are."
     n = len(self.groups)
     if len(place)>8: return torch.cat([place@self.places(slice(i,i+16384)).T for i in range(0,n,16384)],1)
-    if self._length is None: self._length = sum(c.pow(2).sum(1)[k.long()] for c,k in zip(self.centres,self.codes)).sqrt()
+    if self.lengths is None: self.lengths = sum(c.pow(2).sum(1)[k.long()] for c,k in zip(self.centres,self.codes)).sqrt()
     table = torch.einsum('bpd,pkd->pbk',place.view(len(place),len(self.codes),-1),self.centres)
-    return sum(t.index_select(1,k.int()) for t,k in zip(table,self.codes))/self._length
+    return sum(t.index_select(1,k.int()) for t,k in zip(table,self.codes))/self.lengths
 
 def keep_places(
     features,         # (n, dims)
@@ -944,7 +945,7 @@ class MeasuredBatches:
             x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
-# %% ../nbs/55_powder_model.ipynb #90cfb74f
+# %% ../nbs/55_powder_model.ipynb #b740865e
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -964,7 +965,9 @@ def learn_measured(
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
     model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
     learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
-    if model.memory is not None: kept = torch.from_numpy(some_rows(np.arange(len(model.memory.groups)),voters,seed)); learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters); learn.loss_func.neighbours.places,learn.loss_func.neighbours.groups = model.memory.places(kept),model.memory.groups[kept].long()-1
+    if model.memory is not None:
+        kept = torch.from_numpy(some_rows(np.arange(len(model.memory.groups)),voters,seed))
+        learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters,places=model.memory.places(kept),groups=model.memory.groups[kept].long()-1)
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     return TrainedPowder(learn.model.float().eval(),recipe,trained.card)
 
