@@ -288,7 +288,7 @@ def _reader(table, rows, system):
 def ulbd_datasets(run):
     "Four trainings and their tests for each published system"
     size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000, wide_samples={'cubic': 1_000_000, 'tetragonal': 10_000_000, 'trigonal+hexagonal': 10_000_000}, weak_samples=dict.fromkeys(TABLE_1, 1_000_000), epochs=20, wide_epochs=20, weak_epochs=5, tests=20_000, random=1000, readers=100_000),
-                    reduced=dict(cddd_samples=30_000, samples=40_000, wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000}, weak_samples={'cubic': 150_000, 'tetragonal': 300_000, 'trigonal+hexagonal': 300_000}, epochs=4, wide_epochs=12, weak_epochs=4, tests=3000, random=5, readers=500),
+                    reduced=dict(cddd_samples=30_000, samples=40_000, wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000}, weak_samples={'cubic': 75_000, 'tetragonal': 300_000, 'trigonal+hexagonal': 300_000}, epochs=4, wide_epochs=12, weak_epochs=4, tests=3000, random=5, readers=500),
                     quick=dict(systems=['cubic'], crystals=60, tested=20, cddd_samples=64, samples=64, wide_samples={'cubic': 64}, weak_samples={'cubic': 64}, epochs=1, wide_epochs=1, weak_epochs=1, tests=40, random=0, readers=5))
     found, missing = {}, {}
     for system in size.systems:
