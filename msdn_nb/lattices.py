@@ -370,7 +370,7 @@ def sample(self:UlbdPart,
     draw = (more(2) >> np.uint64(2)).astype(np.int64) + 2**32 if fresh else self.draws[0] + (more(2) % np.uint64(self.n_draws)).astype(np.int64)
     return UlbdItems(np.array(self.space_groups)[group], self.lattice_numbers(lattice), draw)
 
-# %% ../nbs/52_lattices.ipynb #a3197dc3
+# %% ../nbs/52_lattices.ipynb #51285ee6
 @lru_cache(maxsize=4096)
 def _table(number, bounds):
     "An allowed hkl of each line within the bounds, and its multiplicity: shape (m, 4) int16"
@@ -379,7 +379,7 @@ def _table(number, bounds):
     return np.concatenate([hkl, count[:, None]], 1)
 
 @compiled
-def _random_lines(table, metric, key, q2_low, q2_high, wavelength, weighted, power, which, position, height):
+def _random_lines(table, metric, key, q2_low, q2_high, wavelength, weighted, which, position, height):
     "Fill in row of the table, two_theta (degrees) and intensity of the lines in range; return their number"
     n = 0
     for i in range(len(table)):
@@ -388,7 +388,6 @@ def _random_lines(table, metric, key, q2_low, q2_high, wavelength, weighted, pow
         if q2 < q2_low or q2 > q2_high: continue
         sine = .5*wavelength*np.sqrt(q2)
         u = _uniform(_mix(key + np.uint64(((h + 512) << 20) + ((k + 512) << 10) + l + 512)*_GOLDEN))
-        if power != 1: u = u**power
         if weighted: u *= table[i, 3]
         which[n] = i; position[n] = np.degrees(2*np.arcsin(sine)); height[n] = u/(2*sine*sine*np.sqrt(1 - sine*sine))
         n += 1
@@ -418,16 +417,16 @@ def _render(position, height, n, start, step, profiles, buffer, out):
     if top > 0: out[:] = shown/top
     else: out[:] = 0
 
-# %% ../nbs/52_lattices.ipynb #188e87c6
+# %% ../nbs/52_lattices.ipynb #b67a6c8b
 @compiled
-def _draw_patterns(first, last, tables, offsets, which_table, metrics, keys, q2_low, q2_high, wavelength, weighted, powers, start, step, profiles, out):
+def _draw_patterns(first, last, tables, offsets, which_table, metrics, keys, q2_low, q2_high, wavelength, weighted, start, step, profiles, out):
     "Patterns `first` to `last` of a batch into `out` (n, points)"
     room = (offsets[1:] - offsets[:-1]).max()
     which, position, height = np.empty(room, np.int64), np.empty(room), np.empty(room)
     buffer = np.empty(out.shape[1] + 4*profiles.shape[1], np.float32)
     for i in range(first, last):
         t = which_table[i]
-        n = _random_lines(tables[offsets[t]:offsets[t + 1]], metrics[i], keys[i], q2_low, q2_high, wavelength, weighted, powers[i], which, position, height)
+        n = _random_lines(tables[offsets[t]:offsets[t + 1]], metrics[i], keys[i], q2_low, q2_high, wavelength, weighted, which, position, height)
         _render(position, height, n, start, step, profiles, buffer, out[i])
 
 # %% ../nbs/52_lattices.ipynb #71331e1f
@@ -444,7 +443,7 @@ def ordered_cells(
     cells[:, :3] = np.take_along_axis(cells[:, :3], chosen, 1)
     return cells
 
-# %% ../nbs/52_lattices.ipynb #5aebbf2a
+# %% ../nbs/52_lattices.ipynb #62cdd52d
 def _bounds(grid, axis): return tuple([int(grid.lengths[1]*axis.q_range[1] + 1e-9)]*3) # largest indices that come into range
 
 def patterns_of(
@@ -454,8 +453,7 @@ def patterns_of(
     bounds,            # largest h, k, l
     multiplicity:bool, # times the number of equivalent reflections?
     axis,              # of the patterns
-    threads:int,
-    power=1.           # of the random numbers, one for all or (n,)
+    threads:int
 )->np.ndarray:         # (n, points) float32
     "Patterns of groups on cells"
     kinds, which = np.unique(groups, return_inverse=True)
@@ -463,7 +461,7 @@ def patterns_of(
     offsets = np.cumsum([0, *map(len, tables)])
     out = np.empty((len(groups), axis.points), np.float32)
     low, high = (q*q for q in axis.q_range)
-    rest = (np.concatenate(tables), offsets, which.ravel(), _metrics(cells), keys, low, high, axis.wavelength, multiplicity, np.broadcast_to(np.asarray(power, float), len(groups)).copy(), axis.start, axis.step, _profiles(axis), out)
+    rest = (np.concatenate(tables), offsets, which.ravel(), _metrics(cells), keys, low, high, axis.wavelength, multiplicity, axis.start, axis.step, _profiles(axis), out)
     cuts = np.linspace(0, len(groups), min(max(1, threads)*4, len(groups)) + 1).astype(int)
     if threads < 2: _draw_patterns(0, len(groups), *rest); return out
     with ThreadPoolExecutor(threads) as pool: list(pool.map(lambda span: _draw_patterns(*span, *rest), zip(cuts, cuts[1:])))
@@ -497,7 +495,7 @@ def ulbd(
     if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1): raise LatticeError(f'n {n!r}: give a whole number of patterns, at least 1')
     return _batch(part, part.items(indices) if n is None else part.sample(n, seed), multiplicity, axis, threads)
 
-# %% ../nbs/52_lattices.ipynb #56da8077
+# %% ../nbs/52_lattices.ipynb #f3ac1ff6
 @dataclass(frozen=True, eq=False)
 class UlbdLines:
     "The lines of one pattern from laws"
@@ -519,7 +517,7 @@ def _lines_of(group, cell, metric, key, bounds, axis, multiplicity):
     "The lines of one pattern"
     table, (low, high) = _table(int(group), bounds), (q*q for q in axis.q_range)
     which, position, height = np.empty(len(table), np.int64), np.empty(len(table)), np.empty(len(table))
-    n = _random_lines(table, metric, key, low, high, axis.wavelength, multiplicity, 1., which, position, height)
+    n = _random_lines(table, metric, key, low, high, axis.wavelength, multiplicity, which, position, height)
     order = np.argsort(position[:n]); rows, x = table[which[:n][order]], position[:n][order]
     return UlbdLines(int(group), cell, rows[:, :3], rows[:, 3], x, axis.wavelength/2/np.sin(np.radians(x/2)), height[:n][order])
 
@@ -604,24 +602,22 @@ class UlbdStream:
         i = 0
         while True: yield self.at(i); i += 1
 
-# %% ../nbs/52_lattices.ipynb #0938abcf
+# %% ../nbs/52_lattices.ipynb #dd704b64
 def law_patterns(
     space_groups,             # 1..230, shape (n,)
     cells,                    # a, b, c (angstrom), alpha, beta, gamma (degrees) in the axes of the groups, shape (n, 6)
     seed:int=0,               # of the intensities; the place in the list counts as well
     multiplicity:bool=False,  # as in `ulbd`
     axis:PatternAxis=PAPER_AXIS,
-    threads:int=2,            # as in `ulbd`
-    power=1.                  # of the random numbers behind the intensities, one for all or shape (n,); above 1, more lines are weak
+    threads:int=2             # as in `ulbd`
 )->np.ndarray: # shape (n, points) float32, maximum 1
     "Patterns from laws on given lattices"
     groups = np.array([check_space_group(g) for g in np.atleast_1d(space_groups)], np.int64)
     cells = np.atleast_2d(np.asarray(cells, float))
-    if not (np.asarray(power) > 0).all(): raise LatticeError(f'power {power}: give positive numbers')
     if cells.shape != (len(groups), 6): raise LatticeError(f'cells of shape {cells.shape} for {len(groups)} groups: give six numbers for each')
     for g, c in zip(groups, cells): _fitting(int(g), c)
     keys = draw_keys(seed, np.stack([groups, np.arange(len(groups))], -1))
-    return patterns_of(groups, cells, keys, (cells[:, :3].max(0)*axis.q_range[1] + 1e-9).astype(int).tolist(), multiplicity, axis, threads, power)
+    return patterns_of(groups, cells, keys, (cells[:, :3].max(0)*axis.q_range[1] + 1e-9).astype(int).tolist(), multiplicity, axis, threads)
 
 # %% ../nbs/52_lattices.ipynb #61623a6e
 def _crystal_lines(crystal, axis, paper):

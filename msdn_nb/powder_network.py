@@ -138,7 +138,7 @@ class LawNet(nn.Module):
         f = self.layers[:-1](scaled(x, self.scale)[:, None, None])
         return torch.cat([self.layers[-1](f), self.beside(f)], 1) if self.training and self.beside is not None else self.layers[-1](f)
 
-# %% ../nbs/53_powder_network.ipynb #b22cfcaa
+# %% ../nbs/53_powder_network.ipynb #03908c21
 @dataclass(frozen=True)
 class LawRecipe:
     "What a powder network learns from, how it is built, and how it learns"
@@ -152,7 +152,6 @@ class LawRecipe:
     jitter: float = 0.              # edges are moved off the grid by up to this share of half a step
     edges: tuple = ()               # instead of the grid: ranges of a and c (angstrom), evenly in their logarithms; lines weighed by multiplicity
     volume: float = 3000.           # largest cell where `edges` are given, cubic angstrom
-    power: float = 1.               # largest power of the random intensities there; each pattern draws its own from 1 upwards
     cell_share: float = 0.          # weight in the loss of the question for the cell
     prior: str = 'even'             # how often each group comes: 'even', or 'mp' as in the Materials Project
     samples: int = 400_000          # patterns seen in training
@@ -168,7 +167,7 @@ class LawRecipe:
     @property
     def weights(self): return {g: population()[g] for g in self.groups} if self.prior == 'mp' else dict.fromkeys(self.groups, 1.) # of the groups, in no unit
 
-# %% ../nbs/53_powder_network.ipynb #e4acad6f
+# %% ../nbs/53_powder_network.ipynb #df57aef8
 _NAMES = {'cubic': 'cubic', 'tetragonal': 'tetragonal', 'trigonal+hexagonal': 'trihex', 'orthorhombic': 'orthorhombic', 'monoclinic': 'monoclinic'}
 _PAPER = dict(architecture='PowderCNN', labels='group', split='draw', fresh=False, lr=2e-4, schedule='constant', weight_decay=0.)
 _SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 250_000, 'orthorhombic': 400_000, 'monoclinic': 300_000}
@@ -278,7 +277,7 @@ def any_lattices(
         found = np.concatenate([found, more[a*a*c*math.sin(math.radians(gamma)) <= recipe.volume]])
     return found[:n]
 
-# %% ../nbs/53_powder_network.ipynb #407b7398
+# %% ../nbs/53_powder_network.ipynb #a7dae1eb
 @dataclass(frozen=True)
 class LawSupply:
     "Numbered batches of law-made patterns for a recipe"
@@ -289,7 +288,7 @@ class LawSupply:
         "Batch `i` on lattices of any edges; what has no line in range, or one of height 0, is left out"
         r, rng = self.recipe, np.random.default_rng((self.seed, i)); share = np.array([r.weights[g] for g in r.groups], float)
         groups, cells = rng.choice(r.groups, r.batch_size, p=share/share.sum()), any_lattices(r, r.batch_size, rng)
-        x = law_patterns(groups, cells, int(rng.integers(2**62)), multiplicity=True, threads=torch.get_num_threads(), power=rng.uniform(1, r.power, r.batch_size)); good = x.max(1) > 0
+        x = law_patterns(groups, cells, int(rng.integers(2**62)), multiplicity=True, threads=torch.get_num_threads()); good = x.max(1) > 0
         return PatternBatch(x[good], groups[good], cells[good])
     def at(self,
         i:int # number of the batch, from 0
