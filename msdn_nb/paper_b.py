@@ -274,13 +274,13 @@ def reader_is_right(
     return found
 
 def _reader(table, rows, system):
-    "How often that reader is right"
+    "How often that reader is right, and how many crystals have no standard cell or no line in range"
     from msdn_nb.crystal import CrystalError, standard_cell
     found = []
     for row in rows:
         try: found.append(reader_is_right(standard_cell(table[int(row)]), system))
         except (CrystalError, ValueError): pass
-    return dict(n=len(found), right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
+    return dict(n=len(found), left_out=len(rows) - len(found), right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
 
 # %% ../nbs/58_paper_b.ipynb #22509f88
 @experiment('ulbd-datasets', paper='B', about='networks that learned from a database and from laws, on real crystals, random crystals and laws', needs='mp', minutes=150)

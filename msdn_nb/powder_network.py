@@ -456,6 +456,7 @@ def evaluate_law(
 )->dict: # as `score_answers`
     "Score a network on arrays, or on a part of a law-made data set, beside the ceiling"
     recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500), jitter=0., fresh=False, edges=trained.recipe.edges if patterns is None else ())
+    if patterns is None and not recipe.edges: raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a law-made data set')
     if groups is not None: return score_answers(law_answers(trained, patterns), np.asarray(groups), recipe, seed)
     batches = map(LawSupply(patterns, recipe, seed + 10).at, range(-(-n//recipe.batch_size)))
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])
