@@ -218,7 +218,7 @@ def _within(edges, spans):
     "Which cells (n, 2) have their edges a and c in these ranges"
     return np.array([(x >= low) & (x <= high) for x, (low, high) in zip(edges.T, spans)]).all(0)
 
-# %% ../nbs/58_paper_b.ipynb #b37984b5
+# %% ../nbs/58_paper_b.ipynb #f3877776
 def _ulbd_network(run, size, system):
     "Weights of a network that learned from the published grid, and where they come from"
     from msdn_nb.powder_network import law_weights
@@ -233,10 +233,12 @@ def _ulbd_network(run, size, system):
 def _dataset_networks(run, size, system, known):
     "Weights of the networks of a system, by what they learned from, and what was done for each"
     ulbd, source = _ulbd_network(run, size, system); paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source}
-    for kind, recipe, more in (('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples, epochs=size.epochs), dict(data=known and (known['patterns'], known['groups']))),
-                               ('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws', run.quick, samples=size.wide_samples[system], epochs=size.wide_epochs), dict(start=ulbd))):
-        run.say(f'{system}: learning from {kind}'); folder = run.folder/recipe.name
-        told[kind] = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, folder, run.seed); paths[kind] = folder/f'{recipe.name}.safetensors'
+    def learn(kind, recipe, **more):
+        run.say(f'{system}: learning from {kind}'); now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
+        told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}; paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
+    learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples, epochs=size.epochs), data=known and (known['patterns'], known['groups']))
+    for i in range(size.wide_rounds[system]):
+        learn('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws' + (f'-{i + 1}' if i else ''), run.quick, samples=size.wide_samples[system], epochs=size.wide_epochs, **(dict(lr=2e-3) if i else {})), start=paths['laws on wide lattices'] if i else ulbd)
     return paths, told
 
 # %% ../nbs/58_paper_b.ipynb #bba869c4
@@ -282,13 +284,13 @@ def _reader(table, rows, system):
         except (CrystalError, ValueError): pass
     return dict(n=len(found), left_out=len(rows) - len(found), right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
 
-# %% ../nbs/58_paper_b.ipynb #22509f88
+# %% ../nbs/58_paper_b.ipynb #69ebb328
 @experiment('ulbd-datasets', paper='B', about='networks that learned from a database and from laws, on real crystals, random crystals and laws', needs='mp', minutes=150)
 def ulbd_datasets(run):
     "Three trainings and three tests for each published system"
-    size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000, wide_samples={'cubic': 1_000_000, 'tetragonal': 10_000_000, 'trigonal+hexagonal': 10_000_000}, epochs=20, wide_epochs=20, tests=20_000, random=1000, readers=100_000),
-                    reduced=dict(cddd_samples=30_000, samples=40_000, wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000}, epochs=4, wide_epochs=12, tests=3000, random=5, readers=500),
-                    quick=dict(systems=['cubic'], crystals=60, tested=20, cddd_samples=64, samples=64, wide_samples={'cubic': 64}, epochs=1, wide_epochs=1, tests=40, random=0, readers=5))
+    size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000, wide_samples={'cubic': 1_000_000, 'tetragonal': 10_000_000, 'trigonal+hexagonal': 10_000_000}, wide_rounds=dict.fromkeys(TABLE_1, 1), epochs=20, wide_epochs=20, tests=20_000, random=1000, readers=100_000),
+                    reduced=dict(cddd_samples=30_000, samples=40_000, wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000}, wide_rounds={'cubic': 1, 'tetragonal': 1, 'trigonal+hexagonal': 2}, epochs=4, wide_epochs=12, tests=3000, random=5, readers=500),
+                    quick=dict(systems=['cubic'], crystals=60, tested=20, cddd_samples=64, samples=64, wide_samples={'cubic': 64}, wide_rounds={'cubic': 2}, epochs=1, wide_epochs=1, tests=40, random=0, readers=5))
     found, missing = {}, {}
     for system in size.systems:
         learn, test = _split_system(run.table, system, size.crystals, size.tested, run.seed); run.say(f'{system}: patterns of {len(learn) + len(test)} crystals'); short = NAMES[system]
@@ -361,14 +363,14 @@ def _card(trained):
     "What a result says about the network"
     return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), trained_on=trained.card.get('data'))
 
-# %% ../nbs/58_paper_b.ipynb #ddc318f8
+# %% ../nbs/58_paper_b.ipynb #1eebbcea
 def _crystal_answers(table, rows, any_instrument, alone, seed, workers):
     "Probabilities of the powder model, or of its network alone, for crystals, through the ideal instrument or through any"
     from msdn_nb.powder_model import evaluate_powder
-    trained = _powder_230().with_vote(0.) if alone else _powder_230(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
+    trained = _powder_230().alone() if alone else _powder_230(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
-# %% ../nbs/58_paper_b.ipynb #9043ad3d
+# %% ../nbs/58_paper_b.ipynb #be394e58
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
@@ -384,13 +386,13 @@ def _crystal_scores(trained, answers):
 
 @experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=5)
 def powder_mp(run):
-    "The ideal instrument, and any; with the memory's vote and without"
+    "The ideal instrument, and any; with known crystals on trial and without"
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
     rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
     for name, any_instrument, alone in (('ideal', False, False), ('any', True, False), ('ideal_alone', False, True)):
-        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument, {"the network alone" if alone else "with its memory"}')
-        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, alone, run.seed, 1 if run.quick else run.workers))
+        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument, {"the network alone" if alone else "with known crystals on trial"}')
+        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, alone, run.seed + 1, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
 # %% ../nbs/58_paper_b.ipynb #5a4d2cf0
@@ -406,7 +408,7 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
     one = learn_measured(_powder_230(), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #32b3a093
+# %% ../nbs/58_paper_b.ipynb #1749b8b2
 @experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=5)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
@@ -414,7 +416,7 @@ def rruff(run):
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300), reduced=dict(crystals=6000, laws=600, steps=100), quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
     trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
-    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)['probabilities'] for name, t in (('before', trained), ('alone', trained.with_vote(0.))))
+    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)['probabilities'] for name, t in (('before', trained), ('alone', trained.alone())))
     rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)); lines = lines + law_made(lines, size.laws, run.seed)
     repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)

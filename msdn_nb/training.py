@@ -8,8 +8,8 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback', 'checkpoint_callback',
            'resume', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1', 'top_5',
            'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider', 'trunk_features', 'cache_features',
-           'Joined', 'train', 'WeightsError', 'training_facts', 'write_weights', 'save_weights', 'Trained',
-           'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
+           'Joined', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights', 'save_weights',
+           'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
            'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #f0aca60c
@@ -514,21 +514,42 @@ def training_facts():
     gpu = dict(hardware=torch.cuda.get_device_name()) if torch.cuda.is_available() else {}
     return {**run_facts(),**gpu,'torch':version('torch')}
 
-# %% ../nbs/30_training.ipynb #c9fc7bf3
-def _stored(state, dtype): return {k:v.detach().cpu().to(dtype).contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items()}
+# %% ../nbs/30_training.ipynb #6a68c70c
+def _bytes_of(w): scale = w.abs().amax(1,keepdim=True).float().clamp_min(1e-12)/127; return (w.float()/scale).round().to(torch.int8),scale
 
+@torch.no_grad()
+def round_to_bytes(
+    model,
+    names, # of matrices among its parameters
+):
+    "Round matrices, in place, to what bytes can hold."
+    for name in names: w = model.get_parameter(name); b,scale = _bytes_of(w); w.copy_(b*scale)
+
+def _stored(state, dtype, in_bytes=()):
+    "Tensors as they are written: halves, or bytes and scales"
+    out = {k:v.detach().cpu().to(dtype).contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items() if k not in in_bytes}
+    for k in in_bytes: out[f'{k}.bytes'],out[f'{k}.scale'] = _bytes_of(state[k].detach().cpu())
+    return out
+
+def _restored(state):
+    "Tensors as a network takes them"
+    own = lambda k,v: v.float()*state[k.removesuffix('bytes')+'scale'] if k.endswith('.bytes') else (v.float() if v.is_floating_point() else v)
+    return {k.removesuffix('.bytes'):own(k,v) for k,v in state.items() if not k.endswith('.scale')}
+
+# %% ../nbs/30_training.ipynb #4bc8cbfc
 def write_weights(
     model,           # trained network
     name:str,        # of the files
     folder=WEIGHTS,
     base=None,       # file of weights whose tensors need not be repeated
     dtype=torch.float16, # of the stored numbers
+    in_bytes=(),     # names of matrices stored in bytes; see `round_to_bytes`
     **card,          # what the card tells
 )->Path:
     "Write NAME.safetensors and NAME.json, each beside its place and then renamed."
     from safetensors.torch import load_file, save
     folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{name}.safetensors'; part = path.with_suffix('.part')
-    state,shared = _stored(model.state_dict(),dtype),load_file(base) if base else {}
+    state,shared = _stored(model.state_dict(),dtype,in_bytes),load_file(base) if base else {}
     part.write_bytes(save({k:v for k,v in state.items() if k not in shared or not torch.equal(v,shared[k])})); os.replace(part,path)
     write_json(path.with_suffix('.json'),dict(name=name,parameters=sum(p.numel() for p in model.parameters()),**{**training_facts(),**card})); return path
 
@@ -577,7 +598,7 @@ def weights_kind(
     try: card = json.loads(path.with_suffix('.json').read_text()); return card.get('kind','laws' if 'grid' in card['recipe'] else 'images')
     except (ValueError,KeyError,TypeError,AttributeError,OSError) as e: raise WeightsError(f'{path}: its card is damaged ({str(e).splitlines()[0]}); fetch them again') from e
 
-# %% ../nbs/30_training.ipynb #5b305373
+# %% ../nbs/30_training.ipynb #cb55cf78
 def read_weights(
     name,       # a shipped name, or the path of a .safetensors file
     kind:str,   # a key of `KINDS`
@@ -591,7 +612,7 @@ def read_weights(
     try:
         card = json.loads(path.with_suffix('.json').read_text()); recipe,model = build(card); base = getattr(recipe,'base',None)
         state = {**load_file(_base_path(path,base)),**load_file(path)} if base else load_file(path)
-        model.load_state_dict({k:v.float() if v.is_floating_point() else v for k,v in state.items()})
+        model.load_state_dict(_restored(state))
     except (SafetensorError,RuntimeError,KeyError,TypeError,ValueError,OSError) as e:
         raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); fetch them again') from e
     return model.eval(),recipe,card
