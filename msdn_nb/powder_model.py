@@ -141,7 +141,12 @@ def line_items(
     "Which line lists belong to rows of the table."
     return np.flatnonzero(np.isin(lines.row,rows)&~lines.law)
 
-# %% ../nbs/56_powder_model.ipynb #01af5878
+# %% ../nbs/56_powder_model.ipynb #085c1389
+def _cell_of(metric):
+    "Cell parameters (6,) from a reciprocal metric (6,)"
+    g = np.zeros((3,3)); g[np.triu_indices(3)] = metric; return cell_parameters(np.linalg.cholesky(np.linalg.inv(g+np.triu(g,1).T)))
+
+# %% ../nbs/56_powder_model.ipynb #a1550fa4
 def _borrowed_cell(metric, family, rng):
     "Cell parameters (6,) in the axes of the International Tables from a crystal's reciprocal metric, strained"
     p = _cell_of(metric)
@@ -785,7 +790,7 @@ def powder_probabilities(
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
-# %% ../nbs/56_powder_model.ipynb #e21b6d4d
+# %% ../nbs/56_powder_model.ipynb #556e464d
 def relatives(
     trained:TrainedPowder, # with a memory and a judge
     array,                 # (3, 3072) on the network's axis
@@ -798,10 +803,6 @@ def relatives(
         h = trained.model.features(trained.model.map(x)); rows,found = memory.trial(h,x); weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),*memory.evidence(h,rows,found))))[0]
     best = weight.argsort(descending=True)[:most]; found,cells = try_crystals(memory.known,rows[:,best].numpy(),x.numpy())
     return [dict(space_group=int(memory.groups[rows[0,i]]),weight=float(weight[i]),likeness=float(e[3]),cell=tuple(_cell_of(m))) for i,e,m in zip(best,found[0],cells[0])]
-
-def _cell_of(metric):
-    "Cell parameters (6,) from a reciprocal metric (6,)"
-    g = np.zeros((3,3)); g[np.triu_indices(3)] = metric; return cell_parameters(np.linalg.cholesky(np.linalg.inv(g+np.triu(g,1).T)))
 
 # %% ../nbs/56_powder_model.ipynb #905a8768
 @lru_cache
