@@ -546,7 +546,7 @@ class Memory(nn.Module):
     def places(self, rows=slice(None)): # (n, dims) unit vectors
         return F.normalize(torch.cat([c[k.long()] for c,k in zip(self.centres,self.codes[:,rows])],1),dim=1)
 
-# %% ../nbs/56_powder_model.ipynb #438e8047
+# %% ../nbs/56_powder_model.ipynb #c456523f
 @patch
 def trial(self:Memory, h, x): # features (B, dims), patterns (B, 3, points) -> rows of the memory (B, called), evidence (B, called, 13)
     "Hold the nearest crystals against the patterns."
@@ -561,7 +561,7 @@ def evidence(self:Memory, h, rows, found): # features, and what `trial` gives ->
 @patch
 def verdict(self:Memory, z, h, rows, found): # logits and features, and what `trial` gives -> log-probabilities (B, 230)
     "What the judge makes of it."
-    return self.judge(z.float().cpu(),*self.evidence(h,rows,found)).to(z.device)
+    where = next(self.judge.parameters()).device; return self.judge(z.float().to(where),*(e.to(where) for e in self.evidence(h,rows,found))).to(z.device)
 
 # %% ../nbs/56_powder_model.ipynb #905bf9dd
 @patch
