@@ -790,7 +790,7 @@ def powder_probabilities(
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
-# %% ../nbs/56_powder_model.ipynb #556e464d
+# %% ../nbs/56_powder_model.ipynb #ca96d3da
 def relatives(
     trained:TrainedPowder, # with a memory and a judge
     array,                 # (3, 3072) on the network's axis
@@ -802,7 +802,7 @@ def relatives(
     with torch.no_grad():
         h = trained.model.features(trained.model.map(x)); rows,found = memory.trial(h,x); weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),*memory.evidence(h,rows,found))))[0]
     best = weight.argsort(descending=True)[:most]; found,cells = try_crystals(memory.known,rows[:,best].numpy(),x.numpy())
-    return [dict(space_group=int(memory.groups[rows[0,i]]),weight=float(weight[i]),likeness=float(e[3]),cell=tuple(_cell_of(m))) for i,e,m in zip(best,found[0],cells[0])]
+    return [dict(space_group=int(memory.groups[rows[0,i]]),weight=float(weight[i]),likeness=float(e[3]),cell=tuple(map(float,_cell_of(m)))) for i,e,m in zip(best,found[0],cells[0])]
 
 # %% ../nbs/56_powder_model.ipynb #905a8768
 @lru_cache
