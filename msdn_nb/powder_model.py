@@ -14,7 +14,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'BYTES', 'line_arrays
            'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches', 'learn_measured', 'read_collection',
            'train_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/56_powder_model.ipynb #7b1dba9f
+# %% ../nbs/56_powder_model.ipynb #e8c15b1d
 import copy, json, math, os, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +32,10 @@ from .training import (WEIGHTS, CacheError, autocast_callback, average_callback,
                               read_weights, round_to_bytes, shipped_weights, split_of, split_rows, spread, take_weights, team, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import crystal_family, extinction_classes
-from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled, line_list, to_axis
+from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled, line_list, to_axis
 from .lattices import law_lines
 from .powder_network import AxisBlock, axis_conv
-from .matching import Judge, cross_judge, judged_by, known_crystals, pack_crystals, squared_q, train_judge, try_crystals, unpack_crystals
+from .matching import EVIDENCE, Judge, cross_judge, judged_by, known_crystals, line_q2, oblique_element, pack_crystals, train_judge, try_crystals, unpack_crystals
 
 # %% ../nbs/56_powder_model.ipynb #ac49dc5a
 def line_arrays(
@@ -238,7 +238,7 @@ def _draw(ranges, group):
     stop = np.random.uniform(stops[0],stops[1]) if np.random.rand()<stop_chance else 90.
     return width,slope,size,eta,alpha2,zero,displacement,grain,b_factor,march,axis,start,stop
 
-# %% ../nbs/56_powder_model.ipynb #f3e87e4c
+# %% ../nbs/56_powder_model.ipynb #aa70f45a
 @fast_compiled
 def _strained(metric, group, law, ranges):
     "Reciprocal metric (6,) of a strained cell"
@@ -252,12 +252,11 @@ def _strained(metric, group, law, ranges):
     if group<=15:
         x, y, z = shear*np.random.randn(), shear*np.random.randn(), shear*np.random.randn()
         if group>2:
-            one, u, v, w = x, abs(metric[1]), abs(metric[2]), abs(metric[4])
-            x, y, z = one if u>v and u>w else 0., one if v>w and v>=u else 0., one if w>=u and w>=v else 0.
+            one, j = x, oblique_element(metric); x, y, z = one if j==1 else 0., one if j==2 else 0., one if j==4 else 0.
         g[1] += x*math.sqrt(g[0]*g[3]); g[2] += y*math.sqrt(g[0]*g[5]); g[4] += z*math.sqrt(g[3]*g[5])
     return g
 
-# %% ../nbs/56_powder_model.ipynb #49e79d10
+# %% ../nbs/56_powder_model.ipynb #35cafc3b
 @fast_compiled
 def _heights(hkl, strength, g, law, grain, b_factor, march, axis, q, height):
     "q and integrated intensity of every line, into `q` and `height`; the greatest within the axis is returned"
@@ -265,7 +264,7 @@ def _heights(hkl, strength, g, law, grain, b_factor, march, axis, q, height):
     along = g[0] if axis==0 else (g[3] if axis==1 else g[5])
     for i in range(len(strength)):
         h, k, l = float(hkl[i,0]), float(hkl[i,1]), float(hkl[i,2]); height[i] = 0.
-        q2 = g[0]*h*h+g[3]*k*k+g[5]*l*l+2*(g[1]*h*k+g[2]*h*l+g[4]*k*l)
+        q2 = line_q2(g,h,k,l)
         if q2<=0 or q2>limit: continue
         q[i] = math.sqrt(q2); sine = CU_KA1*q[i]/2; c2 = 1-2*sine*sine
         v = strength[i]*(1+c2*c2)/(sine*sine*math.sqrt(1-sine*sine))*math.exp(-.5*b_factor*q2)
@@ -278,13 +277,11 @@ def _heights(hkl, strength, g, law, grain, b_factor, march, axis, q, height):
         if q2>=Q_MIN*Q_MIN and v>top: top = v
     return top
 
-# %% ../nbs/56_powder_model.ipynb #1a433f55
-_START, _STEP = float(np.log(Q_MIN+AXIS_OFFSET)), float(np.log((Q_MAX+AXIS_OFFSET)/(Q_MIN+AXIS_OFFSET))/(AXIS_POINTS-1))
-
+# %% ../nbs/56_powder_model.ipynb #b105f276
 @fast_compiled
 def _add_peak(y, q, cosine, height, fwhm, eta, reach):
     "Add a pseudo-Voigt at q; fwhm in radians of two_theta, reach in widths"
-    f = fwhm*cosine/CU_KA1/(q+AXIS_OFFSET)/_STEP; centre = (math.log(q+AXIS_OFFSET)-_START)/_STEP
+    f = fwhm*cosine/CU_KA1/(q+AXIS_OFFSET)/AXIS_STEP; centre = (math.log(q+AXIS_OFFSET)-AXIS_START)/AXIS_STEP
     if f<2: height *= f/2; f = 2.
     first, last = max(0,int(math.ceil(centre-reach*f))), min(len(y)-1,int(centre+reach*f))
     k, g = 4*math.log(2)/(f*f), 4/(f*f)
@@ -305,9 +302,9 @@ def _draw_lines(y, q, height, top, instrument, standard):
         _add_peak(y,at,cosine,height[i]/fwhm,fwhm,eta,reach)
         if alpha2>0: _add_peak(y,at*(CU_KA2/CU_KA1),cosine,alpha2*height[i]/fwhm,fwhm,eta,reach)
 
-# %% ../nbs/56_powder_model.ipynb #616d9136
+# %% ../nbs/56_powder_model.ipynb #44e12bd4
 @fast_compiled
-def _place(two_theta): return int((math.log(2*math.sin(math.radians(two_theta/2))/CU_KA1+AXIS_OFFSET)-_START)/_STEP+.01)
+def _place(two_theta): return int((math.log(2*math.sin(math.radians(two_theta/2))/CU_KA1+AXIS_OFFSET)-AXIS_START)/AXIS_STEP+.01)
 
 @fast_compiled
 def _normalised(y, mask):
@@ -413,7 +410,7 @@ class PowderNet(nn.Module):
         self.place,self.memory = nn.Linear(hidden,memory,bias=False) if memory else None,None
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/56_powder_model.ipynb #c8fd353b
+# %% ../nbs/56_powder_model.ipynb #a91c70e2
 @patch
 def features(self:PowderNet, f): # (B, squeeze, 1, points/64) -> (B, hidden)
     "What the classes are decided by"
@@ -428,7 +425,7 @@ def map(self:PowderNet, x): # (B, rows, points) -> (B, squeeze, 1, points/64)
 def encode(self:PowderNet, x): # (B, rows, points) -> the map; with the trial of known crystals where there is a judge
     "All that does not depend on the dropout"
     f = self.map(x)
-    return f if self.training or self.memory is None or self.memory.judge is None else (f,*self.memory.trial(self.features(f),x))
+    return f if self.training or self.memory is None or self.memory.judge is None else (f,*self.memory.trial(self.features(f),x)[:2])
 
 @patch
 def decide(self:PowderNet, f): # what `encode` gives -> (B, classes)
@@ -546,12 +543,12 @@ class Memory(nn.Module):
     def places(self, rows=slice(None)): # (n, dims) unit vectors
         return F.normalize(torch.cat([c[k.long()] for c,k in zip(self.centres,self.codes[:,rows])],1),dim=1)
 
-# %% ../nbs/56_powder_model.ipynb #c456523f
+# %% ../nbs/56_powder_model.ipynb #185c0378
 @patch
-def trial(self:Memory, h, x): # features (B, dims), patterns (B, 3, points) -> rows of the memory (B, called), evidence (B, called, 13)
+def trial(self:Memory, h, x): # features (B, dims), patterns (B, 3, points) -> rows of the memory (B, called), evidence (B, called, 13), refined reciprocal metrics (B, called, 6)
     "Hold the nearest crystals against the patterns."
     rows = self.cosines(F.normalize(h.float(),dim=1)).topk(min(self.called,len(self)),1).indices.cpu()
-    return rows,torch.from_numpy(try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy())[0]).float()
+    return rows,*(torch.from_numpy(f).float() for f in try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy()))
 
 @patch
 def evidence(self:Memory, h, rows, found): # features, and what `trial` gives -> cosines, groups and evidence, as a `Judge` reads them
@@ -614,7 +611,7 @@ def strongest_lines(
     "What a memory keeps of line lists."
     few = take_lines(lines,items); return known_crystals(few.offset,few.hkl,few.strength,few.metric,few.group)
 
-# %% ../nbs/56_powder_model.ipynb #f18bead1
+# %% ../nbs/56_powder_model.ipynb #54ca7c16
 @torch.no_grad()
 def gather_evidence(
     model:PowderNet,  # with a memory
@@ -624,7 +621,7 @@ def gather_evidence(
     "What a judge reads about patterns."
     found = []
     for x in torch.as_tensor(np.asarray(patterns)).split(batch):
-        h = model.features(model.map(x)); found.append((model.head[5:](h),*model.memory.evidence(h,*model.memory.trial(h,x))))
+        h = model.features(model.map(x)); found.append((model.head[5:](h),*model.memory.evidence(h,*model.memory.trial(h,x)[:2])))
     return tuple(map(torch.cat,zip(*found)))
 
 def appoint_judge(
@@ -790,7 +787,7 @@ def powder_probabilities(
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
-# %% ../nbs/56_powder_model.ipynb #ca96d3da
+# %% ../nbs/56_powder_model.ipynb #af67ea62
 def relatives(
     trained:TrainedPowder, # with a memory and a judge
     array,                 # (3, 3072) on the network's axis
@@ -800,9 +797,9 @@ def relatives(
     memory,x = trained.model.memory,torch.as_tensor(np.asarray(array,np.float32))[None]
     if memory is None or memory.judge is None: raise PowderError(f'{trained.card["name"]}: this network puts no known crystals on trial; load powder-230')
     with torch.no_grad():
-        h = trained.model.features(trained.model.map(x)); rows,found = memory.trial(h,x); weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),*memory.evidence(h,rows,found))))[0]
-    best = weight.argsort(descending=True)[:most]; found,cells = try_crystals(memory.known,rows[:,best].numpy(),x.numpy())
-    return [dict(space_group=int(memory.groups[rows[0,i]]),weight=float(weight[i]),likeness=float(e[3]),cell=tuple(map(float,_cell_of(m)))) for i,e,m in zip(best,found[0],cells[0])]
+        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x); weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),*memory.evidence(h,rows,found))))[0]
+    likeness = found[0,:,EVIDENCE.index('likeness')]; groups = memory.groups[rows[0]]
+    return [dict(space_group=int(groups[i]),weight=float(weight[i]),likeness=float(likeness[i]),cell=tuple(map(float,_cell_of(cells[0,i].double().numpy())))) for i in weight.argsort(descending=True)[:most]]
 
 # %% ../nbs/56_powder_model.ipynb #905a8768
 @lru_cache
