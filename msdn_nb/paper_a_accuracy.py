@@ -198,20 +198,20 @@ def _counts(study, wanted, like_paper=False):
     return dict(groups={str(g): {name: int(c[g]) for name, c in count.items()} for g in study.classes}, left_out=[g for g in wanted if g not in study.classes],
                 crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()}, by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #3784b47c
+# %% ../nbs/45_paper_a_accuracy.ipynb #0455c030
 def _trained_scores(run, study, seed, start=None, **how):
     "Train, or load, and score on the test part, and on as many crystals that it learned from"
     trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]; known = some_rows(known, len(study.test), seed)
     return dict(network=trained.card['name'], log=trained.card['log'], parameters=trained.card['parameters'], scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
 
-def _class_scores(run, name, make, sizes, seeds, size, scratch):
+def _class_scores(run, name, make, sizes, seeds, epochs, transfer_epochs, scratch):
     "All sizes by transfer from 8 groups, and some from scratch; seed by seed"
     found = {}
     for seed, n in [(s, n) for s in seeds for n in sizes]:
-        study = make(n); first = partial(learned, run, make(8), 'MSDN', seed, epochs=size.epochs)
+        study = make(n); first = partial(learned, run, make(8), 'MSDN', seed, epochs=epochs)
         def job(how, key, epochs): return _trained_scores(run, study, seed, first() if how == 'transfer' else None, architecture='MSDN', epochs=epochs)
         ways = (['transfer'] if n != 8 else []) + (['scratch'] if n == 8 or scratch(n, seed) else [])
-        for how in ways: found.setdefault(str(n), {}).setdefault(how, []).append(run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key, size.epochs if how == 'scratch' else size.transfer_epochs))
+        for how in ways: found.setdefault(str(n), {}).setdefault(how, []).append(run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key, epochs if how == 'scratch' else transfer_epochs))
     return {n: {how: dict(scores=mean_std([r['scores'] for r in rows]), learned=mean_std([r['learned'] for r in rows]), log=rows[0]['log'], networks=[r['network'] for r in rows], parameters=rows[0]['parameters']) for how, rows in ways.items()} for n, ways in found.items()}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #e3adc959
@@ -233,16 +233,17 @@ def _rotation(run, study, size, seed):
         turns.append(run.step(f'fold-{k}', job, study.key, k, size.fold_epochs)); trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
     return dict(folds=10, turns=turns)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #52cf694d
-@experiment('classes', paper='A', about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch', needs='mp', minutes=20)
+# %% ../nbs/45_paper_a_accuracy.ipynb #b3c6ae60
+@experiment('classes', paper='A', about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch', needs='mp', minutes=160)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
-    size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72], like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10, fold_epochs=100),
-        reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_sizes=[8, 72], like_repeats=1, folds=3, fold_epochs=1), quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_sizes=[8], folds=2))
+    size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72], like_crystals=None, like_epochs=100, like_transfer_epochs=100, like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10, fold_epochs=100),
+        reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_crystals=None, like_epochs=10, like_transfer_epochs=3, like_sizes=[8, 20, 49, 72], like_repeats=1, folds=3, fold_epochs=1),
+        quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs=1, like_transfer_epochs=1, like_sizes=[8], folds=2))
     made = {}
-    def make(n, like): return made.setdefault((n, like), make_study(run, n, size.crystals, size.pixels, run.seed, like))
-    seeds = run.seeds(size.repeats); found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size, lambda n, seed: n in size.scratch_repeats or seed == run.seed)
-    like = _class_scores(run, 'like', lambda n: make(n, True), size.like_sizes, seeds[:size.like_repeats], size, lambda n, seed: False)
+    def make(n, like): return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels, run.seed, like))
+    seeds = run.seeds(size.repeats); found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size.epochs, size.transfer_epochs, lambda n, seed: n in size.scratch_repeats or seed == run.seed)
+    like = _class_scores(run, 'like', lambda n: make(n, True), size.like_sizes, seeds[:size.like_repeats], size.like_epochs, size.like_transfer_epochs, lambda n, seed: False)
     data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes}, 'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in size.like_sizes}}
     return dict(scores={'all': found, 'like the paper': like}, rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data, like_paper=LIKE_PAPER,
                 published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)

@@ -78,28 +78,39 @@ def _judge(run, study, network, *args, **kwargs):
     trained = study_network(run, study, network, *args, **kwargs); found = answers(trained, study)
     return dict(scores(found), right=found.ranks == 0, truth=found.truth, valid=scores(answers(trained, study, study.valid))['top1'], parameters=trained.card['parameters'], minutes=sum(e['minutes'] for e in trained.card['log']))
 
-# %% ../nbs/46_paper_a_baselines.ipynb #b4578db9
+# %% ../nbs/46_paper_a_baselines.ipynb #f4745952
 def _told(kept):
     "Mean and standard deviation of what the seeds of a network gave"
     return mean_std([{k: float(v) for k, v in x.items() if v.ndim == 0} for x in kept])
 
-def _steps(run, study, size):
-    "Functions that train and judge a network as steps of the run"
+def _steps(run, study, size, of=''):
+    "Functions that train and judge a network as steps of the run; `of` tells several studies apart"
     def tune(network):
         run.say(f'{network}, rates')
         losses = {str(r): run.step(f'{network}-rate-{r}', partial(rate_loss, run, study), network, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates}
         return losses
     def judge(network, setting, rate, epochs, seed):
-        return run.arrays(f'{network}-{setting}-seed-{seed}', partial(_judge, run, study), network, seed, rate, setting, epochs, narrow=size.narrow)
+        return run.arrays(f'{network}-{setting}{of}-seed-{seed}', partial(_judge, run, study), network, seed, rate, setting, epochs, narrow=size.narrow)
     return tune, judge
 
-# %% ../nbs/46_paper_a_baselines.ipynb #3499076f
+# %% ../nbs/46_paper_a_baselines.ipynb #bbd4b7b1
 BASELINE_SIZES = dict(
-    full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3], tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3),
-    reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1),
-    quick=dict(**QUICK, networks=['AlexNet', 'MSVGG', 'MSDN'], rates=[1e-3, 3e-3], tune_epochs=1, tuned_epochs=1))
+    full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3], tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3, more=None, more_epochs=0),
+    reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1, more=20_000, more_epochs=6),
+    quick=dict(**QUICK, networks=['AlexNet', 'MSVGG', 'MSDN'], rates=[1e-3, 3e-3], tune_epochs=1, tuned_epochs=1, more=80, more_epochs=2))
 
-@experiment('baselines', paper='A', about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp', minutes=16)
+def _order(right, best): return {f'{a} - {b}': difference(right[a], right[b]) for a, b in (('MSDN', 'MSVGG'), ('MSVGG', best), ('MSDN', best))}
+
+def _sizes_of(study): return dict(learn=len(study.learn), valid=len(study.valid), test=len(study.test))
+
+def _with_more(run, size, rates, best):
+    "The three networks of the order once more, on more crystals"
+    study = make_study(run, 72, crystals=size.more, pixels=size.pixels, seed=run.seed); judge = _steps(run, study, size, '-more')[1]
+    kept = {n: judge(n, 'tuned', rates[n], size.more_epochs, run.seed) for n in ('MSDN', 'MSVGG', best)}
+    return dict(crystals=_sizes_of(study), epochs=size.more_epochs, scores={n: _told([k]) for n, k in kept.items()}, order=_order({n: k['right'][None] for n, k in kept.items()}, best))
+
+# %% ../nbs/46_paper_a_baselines.ipynb #8a20a665
+@experiment('baselines', paper='A', about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp', minutes=80)
 def baselines(run):
     "Every network with the paper's settings and with a tuned rate; the order of the best with standard deviations"
     size = run.size(**BASELINE_SIZES); seeds = run.seeds(size.repeats)
@@ -110,10 +121,9 @@ def baselines(run):
     kept[best] += [judge(best, 'tuned', rates[best], size.tuned_epochs, s) for s in seeds[len(kept[best]):]]
     paper = {n: [judge(n, 'paper', None, size.epochs, s) for s in (seeds if run.full else seeds[:1])] for n in size.networks}
     right = {n: np.stack([x['right'] for x in kept[n]]) for n in size.networks}
-    order = {f'{a} - {b}': difference(right[a], right[b]) for a, b in (('MSDN', 'MSVGG'), ('MSVGG', best), ('MSDN', best))}
-    return dict(tuned={n: _told(kept[n]) for n in kept}, paper_settings={n: _told(paper[n]) for n in paper}, rates=rates, losses=losses, best_spot=best, order=order,
+    return dict(tuned={n: _told(kept[n]) for n in kept}, paper_settings={n: _told(paper[n]) for n in paper}, rates=rates, losses=losses, best_spot=best, order=_order(right, best), more=_with_more(run, size, rates, best) if size.more else None,
         gain_by_system=gains_by_system(kept['MSDN'][0]['truth'], right['MSDN'], right[best]), sees={n: 'shaped' if n in SHAPED else 'spot' for n in kept}, forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept},
-        crystals=dict(learn=len(study.learn), valid=len(study.valid), test=len(study.test)), classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
+        crystals=_sizes_of(study), classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #37c49a2e
 PUBLISHED_COMPLEXITY = {'MSDN': dict(parameters=1.54, flops=5.75), 'MSVGG': dict(parameters=128.85, flops=515.37)} # millions, as printed
