@@ -92,12 +92,12 @@ def paper_networks(
     rate_of = lambda name: choose_rate({r: rate_loss(run, study, name, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates})
     return {name: study_network(run, more or study, name, run.seed, rate_of(name), 'tuned', size.more_epochs if more else size.tuned_epochs, narrow=size.narrow) for name in names}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #01aba85c
+# %% ../nbs/48_paper_a_robustness.ipynb #aa2045d3
 def _tallied(networks, table, rows, views, seed, workers):
     found = vacancy_answers(networks, table, rows, SHARES, views, seed, workers)
     return {name: {view: tally(right) for view, right in of.items()} for name, of in found.items()}
 
-@experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing', needs='mp', minutes=30)
+@experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing', needs='mp', minutes=45)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
     size = run.size(full=dict(SIZES['full'], **MORE['full'], more_networks=[], tests=None, more_tests=None, draws=3), reduced=dict(SIZES['reduced'], **MORE['reduced'], more_networks=['MSDN', 'MSVGG', 'Ziletti'], tests=8800, more_tests=16_000, draws=2),
