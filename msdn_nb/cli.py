@@ -447,13 +447,14 @@ def data(
         return dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed), f'{out}: {got.n:,} crystals, {len(failed):,} left out', [f['error'] for f in failed]
     one_job(job, where or name, as_json)
 
-# %% ../nbs/61_cli.ipynb #47b3d771
+# %% ../nbs/61_cli.ipynb #30a35a66
 def _recipes():
     "Every named recipe: name -> (kind, recipe)"
     from msdn_nb.training import RECIPES
     from msdn_nb.powder_model import POWDER_MODELS
     from msdn_nb.powder_network import LAW_RECIPES
-    return {n: (kind, r) for kind, some in (('images', RECIPES), ('powder', POWDER_MODELS), ('laws', LAW_RECIPES)) for n, r in some.items()}
+    from msdn_nb.indexing import READERS
+    return {n: (kind, r) for kind, some in (('images', RECIPES), ('powder', POWDER_MODELS), ('laws', LAW_RECIPES), ('reader', READERS)) for n, r in some.items()}
 
 def _some_rows(table, limit, seed):
     "A table, or a random part of it"
@@ -502,7 +503,7 @@ def _train_powder(recipe, table, run, out, epochs, workers, seed, start, cache, 
     _first_goes_on(); path, scored = finish_powder(model, recipe, table, out, seed=seed, workers=workers, command=command, **card)
     return path, scored.to_dict()
 
-# %% ../nbs/61_cli.ipynb #5d97abca
+# %% ../nbs/61_cli.ipynb #049c5a22
 def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores on law-made patterns"
     from dataclasses import replace
@@ -518,12 +519,19 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, su
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
-# %% ../nbs/61_cli.ipynb #3dbf2e9a
+def _train_reader(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
+    "Path of the weights, and scores on law-made patterns"
+    from msdn_nb.indexing import finish_reader, train_reader
+    if table is not None or epochs or start: raise ValueError(f'{recipe.name}: a reader learns three weights from laws, at once; leave out --data, --epochs and --start')
+    _alone(recipe.name); path = finish_reader(train_reader(recipe, seed), recipe, out, command=command, seed=seed)
+    return path, dict(model=recipe.name, **json.loads(path.with_suffix('.json').read_text())['unseen'])
+
+# %% ../nbs/61_cli.ipynb #ffc0a479
 @app.command()
 def train(
-    name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic...; a wrong name lists them all.', show_default=False)],
+    name:Annotated[str, typer.Argument(help='Recipe: msdn-72, powder-230, ulbd-cubic, reader-cubic...; a wrong name lists them all.', show_default=False)],
     out:Annotated[Path, typer.Option(help='Folder for weights and card.', show_default=False)],
-    data:Annotated[Optional[Path], typer.Option(help='Parquet file of structures, as msdn data writes it; the ulbd recipes do without.', show_default=False)]=None,
+    data:Annotated[Optional[Path], typer.Option(help='Parquet file of structures, as msdn data writes it; ulbd recipes and readers do without.', show_default=False)]=None,
     epochs:Annotated[Optional[int], typer.Option(min=1, help="The recipe's if not given.", show_default=False)]=None,
     lr:Annotated[Optional[float], typer.Option(min=0, help="Peak learning rate; the recipe's if not given.", show_default=False)]=None,
     limit:Annotated[Optional[int], typer.Option(min=1, help='Use a random part of the table.', show_default=False)]=None,
@@ -541,12 +549,12 @@ def train(
         if name not in known: raise ValueError(f'{name}: no such recipe; there are {", ".join(known)}')
         kind, recipe = known[name]
         if (cache or substitute) and kind != 'images': raise ValueError(f'{name}: only networks of zone-axis patterns share a cache or substitute elements; leave out --{"cache" if cache else "substitute"}')
-        if data is None and kind != 'laws': raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes it')
+        if data is None and kind not in ('laws', 'reader'): raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes it')
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'
         run.mkdir(parents=True, exist_ok=True)
         processes = int(os.environ.get('WORLD_SIZE', 1)); command = (f'torchrun --nproc-per-node {processes} --no-python -- ' if processes > 1 else '') + f'msdn train {name}' + (f' --data {data.name}' if data else '') + f' --out {out.name}' + (f' --epochs {epochs}' if epochs else '') + (f' --lr {lr:g}' if lr else '') + (f' --limit {limit}' if limit else '') + (f' --start {Path(start).name}' if start else '') + (f' --cache {cache.parent.name}/{cache.name}' if cache else '') + (f' --substitute {substitute}' if substitute else '') + (f' --measured {measured.name}' if measured else '') + f' --seed {seed}'
         if lr: recipe = replace(recipe, lr=lr)
-        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command)
+        path, scores = dict(images=_train_images, powder=_train_powder, laws=_train_laws, reader=_train_reader)[kind](recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command)
         return dict(output=str(path), card=str(path.with_suffix('.json')), scores=scores), f'{path}\n{_scores(scores)}', []
     one_job(job, data or name, as_json)
 
@@ -563,7 +571,7 @@ def _rows_wanted(trained, table, unseen, sample, seed):
     from msdn_nb.training import split_of
     return some_rows(split_of(trained, table)[2] if unseen else range(len(table)), sample, seed)
 
-# %% ../nbs/61_cli.ipynb #ee203fe1
+# %% ../nbs/61_cli.ipynb #5a8a5332
 def _evaluate_laws(trained, table, rows, workers, chunk=512):
     "`Evaluation` of a network of paper B on structures"
     import time
@@ -579,16 +587,24 @@ def _evaluate_laws(trained, table, rows, workers, chunk=512):
     answers = np.exp(np.concatenate([law_answers(trained, p.patterns) for p in parts]))
     return Evaluation(trained.card['name'], groups, good, np.searchsorted(groups, truth), answers, len(rows) - len(good), time.perf_counter() - start)
 
+def _class_score(model, scored):
+    "The share of right extinction classes, for what reads them"
+    from msdn_nb.extinction import extinction_classes
+    from msdn_nb.training import weights_kind
+    if weights_kind(model) not in ('laws', 'reader'): return {}
+    classes = extinction_classes([int(g) for g in scored.classes], 'free', 'd')
+    return {'class': scored.coarse_accuracy(lambda g: str(next(c for c in classes if g in c)))}
+
 def _scored(model, table, unseen, sample, workers, seed):
     "`Evaluation` of any model"
     from msdn_nb.identify import load_model
     from msdn_nb.training import weights_kind
-    from msdn_nb import evaluation, powder_model, powder_network
-    kind = weights_kind(model); trained = powder_network.load_law(model) if kind == 'laws' else load_model(model)
-    score = dict(images=evaluation.evaluate, powder=powder_model.evaluate_powder, laws=_evaluate_laws)[kind]
+    from msdn_nb import evaluation, indexing, powder_model, powder_network
+    kind = weights_kind(model); trained = dict(laws=powder_network.load_law, reader=indexing.load_reader).get(kind, load_model)(model)
+    score = dict(images=evaluation.evaluate, powder=powder_model.evaluate_powder, laws=_evaluate_laws, reader=_evaluate_laws)[kind]
     return score(trained, table, _rows_wanted(trained, table, unseen, sample, seed), workers=workers)
 
-# %% ../nbs/61_cli.ipynb #25393f08
+# %% ../nbs/61_cli.ipynb #ee7cbf97
 @app.command()
 def evaluate(
     model:Annotated[str, typer.Argument(help='Name of shipped weights, or path of a .safetensors file.', show_default=False)],
@@ -600,7 +616,7 @@ def evaluate(
     "Score a model on a Parquet file of structures."
     def job():
         from msdn_nb.sources import CrystalTable
-        found = _scored(model, CrystalTable(file), unseen, sample, workers, seed).to_dict()
+        scored = _scored(model, CrystalTable(file), unseen, sample, workers, seed); found = scored.to_dict() | _class_score(model, scored)
         return found, _scores(found), []
     one_job(job, file, as_json)
 

@@ -272,7 +272,7 @@ def input_kind(
 @lru_cache(4)
 def _trained(name, changed):
     kind = weights_kind(name)
-    if kind == 'laws': raise WeightsError(f'{name}: this network reads law-made patterns of one crystal system, not files; use powder-230, or score it with msdn evaluate')
+    if kind in ('laws', 'reader'): raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or score it with msdn evaluate')
     return load_powder(name) if kind == 'powder' else load_weights(name)
 
 def load_model(

@@ -55,7 +55,7 @@ def law_recipe(
     tiny = dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32), batch_size=32) if small else {}
     return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}), **{**tiny, **changes})
 
-# %% ../nbs/58_paper_b.ipynb #b280ae61
+# %% ../nbs/58_paper_b.ipynb #6c44b857
 def _minutes(folder):
     "How long a training took, by its log"
     with open(folder/'log.csv', newline='') as file: clocks = [row['time'].split(':') for row in csv.DictReader(file)]
@@ -70,8 +70,10 @@ def _learn(recipe, folder, seed, data=None, start=None):
 
 def _score(path, source, n=0, prior=None, seed=0):
     "Scores of kept weights on `n` patterns of a part of a law-made set, or on (patterns, groups)"
+    from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, load_law
-    trained = load_law(path)
+    from msdn_nb.training import weights_kind
+    trained = (load_reader if weights_kind(path) == 'reader' else load_law)(path)
     if isinstance(source, tuple): return evaluate_law(trained, *source, seed=seed)
     return evaluate_law(trained, source, n=n, prior=prior, seed=seed)
 
@@ -82,7 +84,7 @@ def new_draws(
     "The lattices of a part with intensities that nobody has seen"
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
-# %% ../nbs/58_paper_b.ipynb #add1fcfa
+# %% ../nbs/58_paper_b.ipynb #9746544e
 def _ulbd_scores(recipe, n, seed, folder, train):
     "Scores of the network of a recipe, unseen lattices and seen ones; the shipped one unless it shall be trained"
     from msdn_nb.lattices import grid_ceiling
@@ -96,20 +98,29 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
                 on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
 
-@experiment('ulbd', paper='B', about='accuracy of networks that learn from laws, beside the ceilings', minutes=110)
+def _reader_scores(system, n, seed):
+    "Scores of a shipped reader on lattices of the test and of the training of the network"
+    from msdn_nb.indexing import load_reader
+    from msdn_nb.powder_network import law_parts
+    name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
+    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{t: _score(name, part, n, seed=seed) for t, part in (('unseen', test), ('seen', new_draws(learned)))})
+
+@experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):
-    "Our network for five systems; at full size trained for longer, and beside it the published network"
-    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, published=[*TABLE_1], published_samples=2_000_000), reduced=dict(times=1, published=[], published_samples=0),
-                    quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100))
-    found, published = {}, {}
+    "Our network for five systems and the reader; at full size trained for longer, and beside it the published network"
+    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000), published=[*TABLE_1], published_samples=2_000_000),
+                    reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 5000, 'trigonal+hexagonal': 5000, 'orthorhombic': 5000, 'monoclinic': 800}, published=[], published_samples=0),
+                    quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100, readings={'cubic': 100, 'monoclinic': 2}))
+    found, published, read = {}, {}, {}
     for system in size.systems:
         run.say(system); name = f'ulbd-{NAMES[system]}'; recipe = law_recipe(system, 'quick' if run.quick else '', run.quick)
         recipe = replace(recipe, samples=512, epochs=1) if run.quick else replace(recipe, samples=size.times*recipe.samples)
         found[system] = run.step(name, _ulbd_scores, recipe, size.tests, run.seed, run.folder/name, run.full)
+        read[system] = run.step(f'reader-{NAMES[system]}', _reader_scores, system, size.readings[system], run.seed)
     for system in size.published:
         run.say(f'{system}, published network'); name = f'ulbd-{NAMES[system]}-paper'
         published[system] = run.step(name, _ulbd_scores, law_recipe(system, published=True, samples=size.published_samples), size.tests, run.seed, run.folder/name, True)
-    return dict(scores=found, published_network=published, published=TABLE_1)
+    return dict(scores=found, readers=read, published_network=published, published=TABLE_1)
 
 # %% ../nbs/58_paper_b.ipynb #23fcc347
 PUBLISHED_ENOUGH = dict(step=.1, draws=5) # largest step (angstrom) and smallest number of draws that the paper calls enough
@@ -218,7 +229,7 @@ def _within(edges, spans):
     "Which cells (n, 2) have their edges a and c in these ranges"
     return np.array([(x >= low) & (x <= high) for x, (low, high) in zip(edges.T, spans)]).all(0)
 
-# %% ../nbs/58_paper_b.ipynb #f3877776
+# %% ../nbs/58_paper_b.ipynb #c4e426de
 def _ulbd_network(run, size, system):
     "Weights of a network that learned from the published grid, and where they come from"
     from msdn_nb.powder_network import law_weights
@@ -232,14 +243,14 @@ def _ulbd_network(run, size, system):
 
 def _dataset_networks(run, size, system, known):
     "Weights of the networks of a system, by what they learned from, and what was done for each"
-    ulbd, source = _ulbd_network(run, size, system); paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source}
+    ulbd, source = _ulbd_network(run, size, system); reader = f'reader-{NAMES[system]}'; paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source, 'reader': 'shipped weights'}
     def learn(kind, recipe, **more):
         run.say(f'{system}: learning from {kind}'); now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
         told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}; paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
     learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples, epochs=size.epochs), data=known and (known['patterns'], known['groups']))
     for i in range(size.wide_rounds[system]):
         learn('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws' + (f'-{i + 1}' if i else ''), run.quick, samples=size.wide_samples[system], epochs=size.wide_epochs, **(dict(lr=2e-3) if i else {})), start=paths['laws on wide lattices'] if i else ulbd)
-    return paths, told
+    return {**paths, 'reader': reader}, told
 
 # %% ../nbs/58_paper_b.ipynb #bba869c4
 def _dataset_tests(run, size, system, real):

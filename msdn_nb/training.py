@@ -579,7 +579,7 @@ def shipped_weights()->list: # names
     return sorted(p.stem for p in WEIGHTS.glob('*.safetensors'))
 
 # %% ../nbs/30_training.ipynb #e89232fe
-KINDS = dict(images='msdn_nb.training.load_weights',powder='msdn_nb.powder_model.load_powder',laws='msdn_nb.powder_network.load_law') # what loads which weights
+KINDS = dict(images='msdn_nb.training.load_weights',powder='msdn_nb.powder_model.load_powder',laws='msdn_nb.powder_network.load_law',reader='msdn_nb.indexing.load_reader') # what loads which weights
 
 def weights_path(
     name, # a shipped name, or the path of a .safetensors file
