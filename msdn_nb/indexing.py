@@ -507,7 +507,7 @@ def evidence(self:Indexer,
     if not rows: return Evidence(*[np.zeros((0, len(self.classes)))]*2, np.zeros(0))
     return Evidence(*map(np.array, zip(*rows)))
 
-# %% ../nbs/57_indexing.ipynb #b410d002
+# %% ../nbs/57_indexing.ipynb #512636f2
 class LawReader(nn.Module):
     "Indexes patterns and weighs what it finds: (B, points) -> logits (B, classes)"
     def __init__(self,
@@ -518,9 +518,10 @@ class LawReader(nn.Module):
         share = torch.tensor([sum(float(recipe.weights[g]) for g in c) for c in recipe.classes]); self.register_buffer('prior', (share/share.sum()).clamp_min(1e-9).log())
     def evidence(self, x): # of patterns (B, points), as a list
         with ThreadPoolExecutor(torch.get_num_threads()) as pool: return list(pool.map(self.indexer.evidence, np.asarray(x, np.float64)))
-    def stacked(self, some): # three tensors (B, lattices, classes), (B, lattices, classes), (B, lattices) from a list of `Evidence`, filled up with lattices that explain nothing
-        most = max([1, *(len(e.off) for e in some)]); fill = lambda v, x: np.concatenate([v, np.full((most - len(v), *v.shape[1:]), x)])
-        return [torch.as_tensor(np.stack([fill(e[i], x) for e in some]), dtype=torch.float32, device=self.prior.device) for i, x in enumerate((0., 0., 1e3))]
+    def stacked(self, some): # three tensors (B, lattices, classes), (B, lattices, classes), (B, lattices) from a list of `Evidence`; the last lattice is none
+        most = max([0, *(len(e.off) for e in some)]) + 1; fill = lambda v, x: np.concatenate([v, np.full((most - len(v), *v.shape[1:]), x)])
+        found = [torch.as_tensor(np.stack([fill(e[i], x) for e in some]), dtype=torch.float32, device=self.prior.device) for i, x in enumerate((0., 0., 1e3))]
+        found[2][:, -1] = 1.; return found # and leaves all points unexplained
     def weigh(self, forbidden, absent, off): # (B, classes) from `stacked`
         w = self.weights.exp(); return torch.logsumexp(-w[0]*forbidden - w[1]*absent - 100*w[2]*off[..., None], 1) + self.prior
     def forward(self, x):
