@@ -36,7 +36,7 @@ def _lone_lines(y, start, step, sigma, flat):
         places[m] = start + step*(i + (a - c)/(a - 2*b + c)); m += 1
     return places[:m]
 
-# %% ../nbs/57_indexing.ipynb #f065c3ad
+# %% ../nbs/57_indexing.ipynb #ad3554d5
 FREE = {'cubic': [0], 'tetragonal': [0, 2], 'hexagonal': [0, 2], 'orthorhombic': [0, 1, 2], 'monoclinic': [0, 1, 2, 4]} # free ones among the six numbers of the reciprocal metric
 
 def line_forms(
@@ -48,6 +48,7 @@ def line_forms(
     hh, kk, ll = h*h, k*k, l*l
     return np.stack({'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll], 'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}[family], -1)
 
+# %% ../nbs/57_indexing.ipynb #eaca11f7
 def free_metric(
     family:str,
     cells       # (m, 6) angstrom and degrees
@@ -68,7 +69,7 @@ def cell_of_metric(
     edges = np.sqrt(np.diag(m)); angles = [m[1, 2]/edges[1]/edges[2], m[0, 2]/edges[0]/edges[2], m[0, 1]/edges[0]/edges[1]]
     return np.array([*edges, *np.degrees(np.arccos(angles))])
 
-# %% ../nbs/57_indexing.ipynb #62e5f7c7
+# %% ../nbs/57_indexing.ipynb #f5189560
 @compiled
 def _near_sum(sums, rest, unit, tolerance, also_zero):
     "Is `rest` within the tolerance of a number in the table times `unit`?"
@@ -96,6 +97,7 @@ def _explained(family, q2, tolerance, p, sums):
             if rest >= -tolerance and _near_sum(sums, rest, p[1], tolerance, h != 0 or l > 0): return True
     return False
 
+# %% ../nbs/57_indexing.ipynb #ce175310
 def _sums(family, most=6000):
     "Which whole numbers up to `most` the last index, or the indices in the plane, can contribute"
     n = np.arange(80); plane = n[:, None]**2 + n**2 + (n[:, None]*n if family == 'hexagonal' else 0)
@@ -103,7 +105,7 @@ def _sums(family, most=6000):
     found = np.zeros(most + 1, bool); found[values[values <= most]] = True
     return found
 
-# %% ../nbs/57_indexing.ipynb #f1bd5baf
+# %% ../nbs/57_indexing.ipynb #ecb3c7c6
 @compiled
 def _eliminate(M, column):
     "Solve n - 1 equations in n unknowns, M (n - 1, n + 1), with full pivots; the last of `column` stays free. Are they independent?"
@@ -122,6 +124,7 @@ def _eliminate(M, column):
                 for k in range(n + 1): M[a, k] -= f*M[r, k]
     return True
 
+# %% ../nbs/57_indexing.ipynb #1d6abd85
 @compiled
 def _stretch(M, column, low, high, rising, origin, along):
     "Fill in origin + t*along, the metrics that solve the equations; between which t they lie in the bounds and in order"
@@ -137,7 +140,7 @@ def _stretch(M, column, low, high, rising, origin, along):
         else: first, last = max(first, (most - x)/d), min(last, (least - x)/d)
     return first, last
 
-# %% ../nbs/57_indexing.ipynb #bf77cc19
+# %% ../nbs/57_indexing.ipynb #053a7695
 @compiled
 def _feasible(q2, forms, low, high):
     "For each of q2 (n,), rows of the forms that fit it somewhere within the bounds (n, m), and how many"
@@ -149,6 +152,7 @@ def _feasible(q2, forms, low, high):
             if least <= q2[i] <= most: rows[i, count[i]] = f; count[i] += 1
     return rows, count
 
+# %% ../nbs/57_indexing.ipynb #10bcfa21
 @compiled
 def _missed(family, q2, tolerance, p, sums, most):
     "How many lines a lattice leaves unexplained; counted up to one more than `most`"
@@ -224,7 +228,7 @@ def _refined(q2, width, tolerance, p, forms):
         p = x
     return p, used
 
-# %% ../nbs/57_indexing.ipynb #5d307fed
+# %% ../nbs/57_indexing.ipynb #ed12f41f
 @compiled
 def _lattice_lines(forms, p, wavelength, low, high, most):
     "Rows of the forms in range, up to `most`; the line that each lies on; places of lines (degrees), their slopes with the metric, and whether some were left out"
@@ -236,6 +240,7 @@ def _lattice_lines(forms, p, wavelength, low, high, most):
         line[i] = n - 1
     return order, line, places[:n], slopes[:n], len(inside) > most
 
+# %% ../nbs/57_indexing.ipynb #9493e949
 @compiled
 def _weights(y, step, sigma):
     "The inverse of what stands near each point"
@@ -254,6 +259,7 @@ def _gaussians(weight, places, start, step, sigma):
         norms[i] = max(math.sqrt((shapes[i]**2).sum()), 1e-30); shapes[i] /= norms[i]
     return shapes, first, norms
 
+# %% ../nbs/57_indexing.ipynb #53607d70
 @compiled
 def _project(data, shapes, first):
     "Scalar products of data (points,) with the Gaussians"
@@ -269,7 +275,7 @@ def _subtract(data, heights, shapes, first):
     for i in range(len(first)):
         for j in range(max(0, first[i]), min(len(data), first[i] + wide)): data[j] -= heights[i]*shapes[i, j - first[i]]
 
-# %% ../nbs/57_indexing.ipynb #e5bf3953
+# %% ../nbs/57_indexing.ipynb #9c271ae6
 @compiled
 def _factor(shapes, first, ridge):
     "Cholesky factor of the Gaussians' Gram matrix with a ridge, banded: (n, band), element (i, i - k) at [i, k]"
@@ -286,6 +292,7 @@ def _factor(shapes, first, ridge):
             L[i, k] = math.sqrt(max(s, 1e-10)) if k == 0 else s/L[j, 0]
     return L
 
+# %% ../nbs/57_indexing.ipynb #4af50461
 @compiled
 def _solve(L, b):
     "Solution of the equations whose factor is L"
@@ -310,7 +317,7 @@ def _inverse_diagonal(L):
             Z[i, i - j] = s/L[j, 0]
     return Z[:, 0].copy()
 
-# %% ../nbs/57_indexing.ipynb #531dcde2
+# %% ../nbs/57_indexing.ipynb #6e32cdb4
 @compiled
 def _moves(heights, places, slopes, shapes, first, L, points, start, step, sigma):
     "What each free number does to the pattern that no heights can do: (free numbers, points)"
@@ -328,6 +335,7 @@ def _within(weight, places, more, start, step, sigma):
     if more: weight = weight.copy(); weight[max(0, int((places[-1] - 4.5*sigma - start)/step)):] = 0.
     return weight
 
+# %% ../nbs/57_indexing.ipynb #6bc8cb43
 @compiled
 def _fitted(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "A metric refined on the first `most` lines of a pattern"
@@ -429,7 +437,7 @@ class Indexer:
         order = np.argsort(forms@(self.low if len(self.low) < 3 else np.sqrt(self.low*self.high) if f == 'orthorhombic' else (self.low + self.high)/2), kind='stable')
         self.few = [self.forms[order[:m]] for m in ((120, 300, 120) if len(self.low) < 3 else (60, 150, 60))]
 
-# %% ../nbs/57_indexing.ipynb #cbcc8269
+# %% ../nbs/57_indexing.ipynb #91aac729
 @patch
 def _metrics_of(self:Indexer, y, attempt):
     "Metrics that explain the lone lines of a pattern, best first, all different"
@@ -455,6 +463,7 @@ def _cell(self:Indexer, y, weight, p):
     rows, line, places, heights, errors, off = _heights(y, weight, self.forms, p, *rest, 400)
     return IndexedCell(cell_of_metric(self.family, p), float(off), places, heights, errors, line, rows)
 
+# %% ../nbs/57_indexing.ipynb #f9b8db69
 @patch
 def cells(self:Indexer,
     pattern,     # (points,) on the indexer's axis
@@ -471,7 +480,7 @@ def cells(self:Indexer,
         if any(c.off < fits for c in found): break
     return found
 
-# %% ../nbs/57_indexing.ipynb #b1cb9735
+# %% ../nbs/57_indexing.ipynb #1f2e1ff4
 WEAKEST = 1e-5 # lines below this share of the highest are not taken to be seen
 LIMIT = 20.    # what one forbidden line can count
 
@@ -489,6 +498,7 @@ def _in_bounds(self:Indexer, cell, turn):
     edges = np.linalg.norm(new, axis=1); angle = math.degrees(math.acos(new[0]@new[1]/edges.prod()))
     return bool((self.edges[[0, 2], 0] <= edges).all() and (edges <= self.edges[[0, 2], 1]).all() and max(90., self.beta[0]) <= angle <= self.beta[1])
 
+# %% ../nbs/57_indexing.ipynb #689e7bc9
 @patch
 def evidence(self:Indexer,
     pattern, # (points,) on the indexer's axis
