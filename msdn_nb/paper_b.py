@@ -98,7 +98,7 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
                 on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #f7c021a4
+# %% ../nbs/58_paper_b.ipynb #643af135
 def _reader_scores(system, n, seed):
     "Scores of a shipped reader on lattices of the test and of the training of the network"
     from msdn_nb.indexing import load_reader
@@ -110,7 +110,7 @@ def _reader_scores(system, n, seed):
 def ulbd(run):
     "Our network for five systems and the reader; at full size trained for longer, and beside it the published network"
     size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000), published=[*TABLE_1], published_samples=2_000_000),
-                    reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 4000, 'trigonal+hexagonal': 4000, 'orthorhombic': 4000, 'monoclinic': 400}, published=[], published_samples=0),
+                    reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 1500, 'trigonal+hexagonal': 1500, 'orthorhombic': 2000, 'monoclinic': 200}, published=[], published_samples=0),
                     quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100, readings={'cubic': 100, 'monoclinic': 2}))
     found, published, read = {}, {}, {}
     for system in size.systems:

@@ -52,7 +52,7 @@ def test_lattice_and_class_of_law_made_patterns(readers, name, group, cell):
     cells = readers[name].model.indexer.cells(pattern)
     assert any(abs(reduced(c.cell) - reduced(cell)).max() < .02 for c in cells)
     members, share = read(readers[name], pattern)
-    assert group in members and share > .9
+    assert group in members and share > .5
 
 
 def test_an_orthorhombic_class_is_read_from_any_order_of_axes(readers):
