@@ -501,7 +501,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'msdn_nb.indexing.free_metric': ('indexing.html#free_metric', 'msdn_nb/indexing.py'),
                                   'msdn_nb.indexing.line_forms': ('indexing.html#line_forms', 'msdn_nb/indexing.py'),
                                   'msdn_nb.indexing.load_reader': ('indexing.html#load_reader', 'msdn_nb/indexing.py'),
-                                  'msdn_nb.indexing.reader_names': ('indexing.html#reader_names', 'msdn_nb/indexing.py'),
                                   'msdn_nb.indexing.save_reader': ('indexing.html#save_reader', 'msdn_nb/indexing.py'),
                                   'msdn_nb.indexing.train_reader': ('indexing.html#train_reader', 'msdn_nb/indexing.py')},
             'msdn_nb.latent': { 'msdn_nb.latent.LatentMap': ('latent.html#latentmap', 'msdn_nb/latent.py'),

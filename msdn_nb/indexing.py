@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['FREE', 'FAR', 'PER_VOLUME', 'WEAKEST', 'LIMIT', 'READERS', 'line_forms', 'free_metric', 'cell_of_metric',
            'IndexedCell', 'Indexer', 'Evidence', 'LawReader', 'train_reader', 'save_reader', 'finish_reader',
-           'load_reader', 'reader_names']
+           'load_reader']
 
-# %% ../nbs/57_indexing.ipynb #f6082e45
+# %% ../nbs/57_indexing.ipynb #bbb2c65b
 import itertools, math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,11 +16,12 @@ from typing import NamedTuple
 from fastcore.basics import patch
 import numpy as np, torch
 from torch import nn
+from .crystal import cell_parameters
 from .extinction import crystal_family
 from .lattices import PAPER_AXIS, LatticeError, PatternAxis, _FAMILIES, _metrics, _table
 from .powder_network import LAW_RECIPES, LawRecipe, LawSupply, cell_spans, evaluate_law, label_table, law_parts, law_recipe_from_dict
 from .shaping import compiled
-from .training import WEIGHTS, Trained, read_weights, save_weights, shipped_weights, weights_kind
+from .training import WEIGHTS, Trained, read_weights, save_weights, shipped_weights
 
 # %% ../nbs/57_indexing.ipynb #3ffebee1
 @compiled
@@ -48,7 +49,7 @@ def line_forms(
     hh, kk, ll = h*h, k*k, l*l
     return np.stack({'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll], 'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}[family], -1)
 
-# %% ../nbs/57_indexing.ipynb #eaca11f7
+# %% ../nbs/57_indexing.ipynb #e1cbc34d
 def free_metric(
     family:str,
     cells       # (m, 6) angstrom and degrees
@@ -65,9 +66,7 @@ def cell_of_metric(
     if family in ('cubic', 'tetragonal', 'hexagonal'): g[1] = g[0]
     if family == 'cubic': g[2] = g[0]
     if family == 'hexagonal': g[5] = g[0]
-    a, b, c, d, e, f = g; m = np.linalg.inv([[a, f/2, e/2], [f/2, b, d/2], [e/2, d/2, c]])
-    edges = np.sqrt(np.diag(m)); angles = [m[1, 2]/edges[1]/edges[2], m[0, 2]/edges[0]/edges[2], m[0, 1]/edges[0]/edges[1]]
-    return np.array([*edges, *np.degrees(np.arccos(angles))])
+    a, b, c, d, e, f = g; return np.asarray(cell_parameters(np.linalg.cholesky(np.linalg.inv([[a, f/2, e/2], [f/2, b, d/2], [e/2, d/2, c]]))))
 
 # %% ../nbs/57_indexing.ipynb #f5189560
 @compiled
@@ -411,7 +410,7 @@ def _choices(n, wide=False):
     if n == 2: return np.arange(5, 9)[:, None] if wide else np.arange(5)[:, None]
     return np.array([(*some, i) for some in itertools.combinations(range(5), n - 2) for i in range(6, 11)] if wide else list(itertools.combinations(range(6), n - 1)))
 
-# %% ../nbs/57_indexing.ipynb #e8c313d1
+# %% ../nbs/57_indexing.ipynb #7887935d
 FAR = {1: 5, 2: 14, 3: 12, 4: 14} # lines among which the last one is sought, by number of free numbers
 PER_VOLUME = {'cubic': .02, 'hexagonal': .07, 'tetragonal': .1, 'orthorhombic': .53, 'monoclinic': 1.05} # fewest lines up to q, over volume times q cubed
 
@@ -431,8 +430,8 @@ class Indexer:
         self.smallest = recipe.volume**-2 if recipe.edges else 0.
         forms, self.hkl = _all_forms(f, [int(high*axis.q_range[1]) + 1 for _, high in self.edges]); self.forms = forms.astype(float); self.sums = _sums(f)
         row = {tuple(x): i for i, x in enumerate(forms.tolist())}; place = lambda hkl: np.array([row.get(tuple(x), len(forms)) for x in line_forms(f, hkl).tolist()])
-        self.allowed = np.zeros((len(forms) + 1, len(self.classes)), bool); most = int(abs(self.hkl).max())
-        for i, members in enumerate(self.classes): self.allowed[place(_table(int(members[0]), (most, most, most) if f != 'hexagonal' and f != 'tetragonal' else (int(abs(self.hkl[:, :2]).max()),)*2 + (most,))[:, :3]), i] = True
+        self.allowed = np.zeros((len(forms) + 1, len(self.classes)), bool); bounds = tuple(int(x) for x in abs(self.hkl).max(0))
+        for i, members in enumerate(self.classes): self.allowed[place(_table(int(members[0]), bounds)[:, :3]), i] = True
         self.allowed[-1] = False; self.turns = [(a, place(self.hkl@a.T)) for a in _new_axes(f)]
         order = np.argsort(forms@(self.low if len(self.low) < 3 else np.sqrt(self.low*self.high) if f == 'orthorhombic' else (self.low + self.high)/2), kind='stable')
         self.few = [self.forms[order[:m]] for m in ((120, 300, 120) if len(self.low) < 3 else (60, 150, 60))]
@@ -582,8 +581,3 @@ def load_reader(
     "Reader, recipe and card, ready to answer"
     def build(card): recipe = law_recipe_from_dict(card['recipe']); return recipe, LawReader(recipe)
     return Trained(*read_weights(name, 'reader', build))
-
-# %% ../nbs/57_indexing.ipynb #9e16b845
-def reader_names()->list: # of shipped readers
-    "Names of the shipped weights that `load_reader` takes"
-    return [n for n in shipped_weights() if weights_kind(n) == 'reader']

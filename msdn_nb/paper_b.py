@@ -98,13 +98,13 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
                 on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #643af135
+# %% ../nbs/58_paper_b.ipynb #d3e6e0d1
 def _reader_scores(system, n, seed):
     "Scores of a shipped reader on lattices of the test and of the training of the network"
     from msdn_nb.indexing import load_reader
-    from msdn_nb.powder_network import law_parts
+    from msdn_nb.powder_network import evaluate_law, law_parts
     name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
-    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{t: _score(name, part, n, seed=seed) for t, part in (('unseen', test), ('seen', new_draws(learned)))})
+    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{t: evaluate_law(of, part, n=n, seed=seed) for t, part in (('unseen', test), ('seen', new_draws(learned)))})
 
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):

@@ -762,7 +762,7 @@ def load_powder(
 
 def shipped_powder()->list: # names
     "Powder models that came with the package."
-    return [n for n in shipped_weights() if weights_kind(n)=='powder']
+    return shipped_weights('powder')
 
 @patch
 def alone(self:TrainedPowder)->TrainedPowder:

@@ -474,7 +474,7 @@ def save_law(
 
 def law_weights()->list: # names
     "Names of the shipped weights that read the axis of paper B"
-    return [n for n in shipped_weights() if weights_kind(n) == 'laws']
+    return shipped_weights('laws')
 
 def load_law(
     name:str='ulbd-cubic' # a shipped name, or the path of a .safetensors file with its .json beside it

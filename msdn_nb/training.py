@@ -574,9 +574,11 @@ class Trained:
     @property
     def temperature(self): return self.card.get('temperature',1.)
 
-def shipped_weights()->list: # names
+def shipped_weights(
+    kind:str=None, # a key of `KINDS`; all by default
+)->list: # names
     "Names of the weights that came with the package."
-    return sorted(p.stem for p in WEIGHTS.glob('*.safetensors'))
+    return sorted(p.stem for p in WEIGHTS.glob('*.safetensors') if kind is None or weights_kind(p)==kind)
 
 # %% ../nbs/30_training.ipynb #e89232fe
 KINDS = dict(images='msdn_nb.training.load_weights',powder='msdn_nb.powder_model.load_powder',laws='msdn_nb.powder_network.load_law',reader='msdn_nb.indexing.load_reader') # what loads which weights

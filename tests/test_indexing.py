@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from msdn_nb.cli import app
 from msdn_nb.crystal import read_crystal
 from msdn_nb.extinction import extinction_classes
-from msdn_nb.indexing import READERS, Indexer, LawReader, load_reader, reader_names
+from msdn_nb.indexing import READERS, Indexer, LawReader, load_reader
 from msdn_nb.lattices import GRIDS, PAPER_AXIS, LatticeError, cddd, law_patterns
 from msdn_nb.powder_network import LawRecipe, law_answers, load_law
 from msdn_nb.identify import load_model
-from msdn_nb.training import WeightsError
+from msdn_nb.training import WeightsError, shipped_weights
 
 EXAMPLES = Path(__file__).resolve().parent.parent/'examples'
 NAMES = dict(cubic='cubic', tetragonal='tetragonal', trihex='trigonal+hexagonal', orthorhombic='orthorhombic', monoclinic='monoclinic')
@@ -84,7 +84,7 @@ def test_patterns_that_are_none_are_refused(readers):
 
 
 def test_weights_are_asked_for_by_their_kind():
-    assert set(reader_names()) == set(READERS)
+    assert set(shipped_weights('reader')) == set(READERS)
     with pytest.raises(WeightsError, match='load_reader'): load_law('reader-cubic')
     with pytest.raises(WeightsError, match='one crystal system'): load_model('reader-cubic')
     with pytest.raises(WeightsError): load_reader('msdn-72')
