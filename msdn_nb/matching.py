@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KEPT', 'LEVELS', 'line_q2', 'PEAKS', 'BLURS', 'EVIDENCE', 'JUDGED', 'CLASSES', 'LATTICES', 'CLASS_FAMILY',
            'KnownCrystals', 'squared_q', 'known_crystals', 'pack_crystals', 'unpack_crystals', 'pattern_peaks',
-           'oblique_element', 'try_crystals', 'judged_by', 'Judge', 'train_judge', 'cross_answers', 'Lattices',
-           'is_exact', 'try_lattices', 'LatticeJudge', 'lattice_tensors', 'train_lattice_judge']
+           'oblique_element', 'try_crystals', 'judged_by', 'Judge', 'train_judge', 'cross_answers', 'lattice_cost',
+           'Lattices', 'is_exact', 'try_lattices', 'LatticeJudge', 'lattice_tensors', 'train_lattice_judge']
 
 # %% ../nbs/56_matching.ipynb #985ecbab
 import copy, gemmi, lzma, math
@@ -695,7 +695,13 @@ def _with_higher(cells, scores):
         i += 1
     return found[:n], families[:n]
 
-# %% ../nbs/56_matching.ipynb #72c6cf18
+# %% ../nbs/56_matching.ipynb #37138c7b
+@compiled
+def lattice_cost(quality): # (5,) or (5, n) -> a number, or (n,)
+    "What a lattice leaves unexplained, and a little for each line, since every multiple of a cell explains as much"
+    return quality[0] + quality[1] + 2e-4*quality[2]
+
+# %% ../nbs/56_matching.ipynb #8cbd7854
 @compiled
 def _best_lattices(y, weight, found, families, width, low, high):
     "The width of lines, and of each family the metrics that fit the first reflections best (6, _TRIED, 6), with scores"
@@ -704,7 +710,8 @@ def _best_lattices(y, weight, found, families, width, low, high):
         g, well = _settled(y, weight, families[i], found[i], width, low, high, 60, 5)
         if not well: continue
         q = _fit(y, weight, families[i], g, width, low, high, 60); _keep_cell(g, -q[0] - .1*q[1], cells[families[i]], scores[families[i]])
-        if q[0] + q[1] + 2e-4*q[2] < least: least, at, left = q[0] + q[1] + 2e-4*q[2], i, q[1]; best[:] = g
+        cost = lattice_cost(q)
+        if cost < least: least, at, left = cost, i, q[1]; best[:] = g
     if at >= 0 and left > .002: # its lines are not yet those of the pattern
         for turn in range(2):
             width = _narrowed(y, weight, families[at], best, width, low, high, 60); g, well = _settled(y, weight, families[at], best, width, low, high, 60, 4)

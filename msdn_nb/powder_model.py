@@ -14,7 +14,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'BYTES', 'line_arrays
            'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches', 'learn_measured',
            'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/57_powder_model.ipynb #f34781b5
+# %% ../nbs/57_powder_model.ipynb #44159f21
 import copy, json, math, os, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ from .extinction import crystal_family, extinction_classes
 from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled, line_list, to_axis
 from .lattices import _FAMILIES, law_lines
 from .powder_network import AxisBlock, axis_conv
-from .matching import CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, judged_by, known_crystals, lattice_tensors, line_q2, oblique_element, pack_crystals, train_judge, train_lattice_judge, try_crystals, try_lattices, unpack_crystals
+from .matching import CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, judged_by, known_crystals, lattice_cost, lattice_tensors, line_q2, oblique_element, pack_crystals, train_judge, train_lattice_judge, try_crystals, try_lattices, unpack_crystals
 
 # %% ../nbs/57_powder_model.ipynb #ac49dc5a
 def line_arrays(
@@ -762,7 +762,7 @@ def save_powder(
     if model.memory is not None: card.update(remembered=len(model.memory),block=len(model.memory.block),judged=model.memory.judge is not None,lattices=model.memory.lattice_judge is not None)
     return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,in_bytes=BYTES if model.memory is not None else (),kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/57_powder_model.ipynb #33d909c7
+# %% ../nbs/57_powder_model.ipynb #b6ddf8d9
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
@@ -784,6 +784,13 @@ def alone(self:TrainedPowder)->TrainedPowder:
     memory,self.model.memory = self.model.memory,None
     try: model = copy.deepcopy(self.model)
     finally: self.model.memory = memory
+    return replace(self,model=model)
+
+@patch
+def without_lattices(self:TrainedPowder)->TrainedPowder:
+    "The network with its memory and the judge of crystals, but none of lattices."
+    model = copy.deepcopy(self.model)
+    if model.memory is not None: model.memory.lattice_judge = None
     return replace(self,model=model)
 
 # %% ../nbs/57_powder_model.ipynb #a5d4672a
@@ -814,18 +821,18 @@ def relatives(
     likeness = found[0,:,EVIDENCE.index('likeness')]; groups = memory.groups[rows[0]]
     return [dict(space_group=int(groups[i]),weight=float(weight[i]),likeness=float(likeness[i]),cell=tuple(map(float,_cell_of(cells[0,i].double().numpy())))) for i in weight.argsort(descending=True)[:most]]
 
-# %% ../nbs/57_powder_model.ipynb #b59c8159
+# %% ../nbs/57_powder_model.ipynb #fec81669
 def explaining_lattices(
     trained:TrainedPowder, # with a memory
     array,                 # (3, 3072) on the network's axis, free of noise
     most:int=3,
 )->list: # of dicts: system (family), cell (a, b, c in angstrom, angles in degrees), left (share of the intensity not explained), lines, classes (tuples of space groups, least contradicted first)
-    "Lattices that explain a pattern, those that leave least first, of each family the best."
+    "Lattices that explain a pattern, best first, of each family one."
     memory,x = trained.model.memory,torch.as_tensor(np.asarray(array,np.float32))[None]
     if memory is None: raise PowderError(f'{trained.card["name"]}: this network knows no crystals; load powder-230')
     with torch.no_grad(): rows,found,cells = memory.trial(trained.model.features(trained.model.map(x)),x)
     tried = try_lattices(memory.known,rows.numpy(),found.numpy(),cells.numpy(),x.numpy()); family,quality,metric,against = (t[0] for t in tried); out = {}
-    for k in np.argsort(quality[:,1]):
+    for k in np.argsort(lattice_cost(quality.T)):
         if family[k]<0 or family[k] in out: continue
         of = np.flatnonzero(CLASS_FAMILY==family[k]); cost = against[k,0,of]+2*against[k,1,of]; first = of[np.argsort(cost,kind='stable')[:3]]
         out[family[k]] = dict(system=_FAMILIES[family[k]],cell=tuple(map(float,_cell_of(metric[k]))),left=float(quality[k,1]),lines=int(quality[k,2]),classes=[CLASSES[c] for c in first])

@@ -1,16 +1,19 @@
 "Known crystals on trial: cells found back through an instrument, packed and unpacked, refused."
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import pytest
+import spglib
 import torch
 from hypothesis import given, settings, strategies as st
 
 from msdn_nb.crystal import cell_parameters, read_crystal, standard_cell
-from msdn_nb.matching import EVIDENCE, KEPT, Judge, known_crystals, pack_crystals, try_crystals, unpack_crystals
+from msdn_nb.extinction import crystal_family
+from msdn_nb.matching import _BOUND, _FAMILY_CLASSES, EVIDENCE, KEPT, Judge, _allowed_reflections, _family_of, is_exact, known_crystals, pack_crystals, try_crystals, unpack_crystals
 from msdn_nb.measured import read_powder
 from msdn_nb.powder import Instrument, line_list, powder_pattern, to_axis
-from msdn_nb.powder_model import load_powder, relatives, shipped_powder
+from msdn_nb.powder_model import explaining_lattices, line_arrays, load_powder, pack_lines, relatives, render_patterns, shipped_powder
 
 EXAMPLES = Path(__file__).resolve().parent.parent/'examples'
 LAB = Instrument(alpha2=.5, w=.012, u=.02, two_theta=(8, 88), background=(6, -3), counts=5000, seed=1)
@@ -76,3 +79,33 @@ def test_a_measured_spinel_finds_its_cell():
     found = relatives(load_powder('powder-230'), to_axis(read_powder(EXAMPLES/'powder/spinel_MgAl2O4.xy')), 8)
     cubic = [r for r in found if r['space_group'] == 227]
     assert cubic and cubic[0]['cell'][0] == pytest.approx(8.083, rel=2e-3)      # spinel, angstrom
+
+
+def absent_by_phases(number, hkl):
+    "Systematic absences from spglib's operations: do the phases of the operations that leave a reflection alone cancel?"
+    hall = next(h for h in range(1, 531) if spglib.get_spacegroup_type(h).number == number and (gemmi.get_spacegroup_reference_setting(number).hall == spglib.get_spacegroup_type(h).hall_symbol))
+    operations = spglib.get_symmetry_from_database(hall); total, n = np.zeros(len(hkl), complex), np.zeros(len(hkl))
+    for R, t in zip(operations['rotations'], operations['translations']):
+        same = (hkl@R == hkl).all(1)
+        total[same] += np.exp(2j*np.pi*(hkl[same]@t)); n[same] += 1
+    return abs(total) < .01*n
+
+
+@pytest.mark.parametrize('number', [14, 15, 19, 43, 62, 70, 88, 141, 142, 148, 161, 167, 178, 194, 205, 206, 220, 227, 230])
+def test_tables_of_classes_say_what_the_operations_say(number):
+    family = int(_family_of(number)); table = _allowed_reflections()[family]; place = next(i for i, c in enumerate(_FAMILY_CLASSES[family]) if number in c)
+    first = _FAMILY_CLASSES[family][place][0]; rng = np.random.default_rng(number); hkl = rng.integers(0, _BOUND + 1, (400, 3))
+    hkl[:100, rng.integers(3)] = 0; hkl[100:140, 1:] = 0; hkl[140:180, :2] = 0; hkl[180:220, 1] = hkl[180:220, 0]; hkl = hkl[hkl.any(1)]
+    start = _BOUND if family == 1 else 0
+    assert (table[hkl[:, 0] + start, hkl[:, 1], hkl[:, 2], place] != absent_by_phases(first, hkl)).all()
+
+
+@pytest.mark.skipif('powder-230' not in shipped_powder(), reason='powder-230 is not installed: it ships with the package')
+def test_an_exact_pattern_is_explained_by_its_lattice():
+    trained = load_powder()
+    for name in ('corundum_Al2O3', 'forsterite_Mg2SiO4', 'anatase_TiO2', 'diamond_Si'):
+        c = standard_cell(read_crystal(EXAMPLES/f'{name}.cif')); array, = render_patterns(pack_lines([line_arrays(c)], [c.space_group], [0]), standard=True)
+        assert is_exact(array)
+        best = next(f for f in explaining_lattices(trained, array, 6) if f['system'] == crystal_family(c.space_group))
+        assert sorted(best['cell'][:3]) == pytest.approx(sorted(cell_parameters(c.lattice)[:3]), rel=1e-4) and c.space_group in best['classes'][0] and best['left'] < 1e-3
+        noisy = to_axis(powder_pattern(c, LAB)); assert not is_exact(noisy) and explaining_lattices(trained, noisy) == []
