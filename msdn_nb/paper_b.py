@@ -382,7 +382,7 @@ def _crystal_answers(table, rows, any_instrument, without, seed, workers):
     whole = _powder_230(); trained = dict(lattices=whole.without_lattices, memory=whole.alone).get(without, lambda: whole)(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
-# %% ../nbs/58_paper_b.ipynb #da91584b
+# %% ../nbs/58_paper_b.ipynb #d5521b4f
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
@@ -396,14 +396,14 @@ def _crystal_scores(trained, answers):
                 calibration_error=summary['scores']['ece'], reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system, silence=silence,
                 answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
-@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=5)
+@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=45)
 def powder_mp(run):
     "The ideal instrument, and any; without lattices on trial, and without any crystals"
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
     rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
     for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''), ('ideal_without_lattices', False, 'lattices'), ('ideal_alone', False, 'memory')):
-        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument, without {without or "nothing"}')
+        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument{f", without {without}" if without else ""}')
         scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without, run.seed + 1, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
@@ -420,8 +420,8 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
     one = learn_measured(_powder_230(), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #1749b8b2
-@experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=5)
+# %% ../nbs/58_paper_b.ipynb #9a7e6dbb
+@experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
     from msdn_nb.powder_model import cache_lines, law_made, measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds
