@@ -103,12 +103,17 @@ def _blurred(array):
     y = np.maximum(np.asarray(array[0], float), 0)*(np.asarray(array[-1]) > 0); found = np.stack([np.convolve(y, _gauss(w), 'same') for w in BLURS])
     return found/np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
-# %% ../nbs/56_matching.ipynb #9b40f913
+# %% ../nbs/56_matching.ipynb #230c2422
 _LAST = 2, 15, 74, 194 # last triclinic, monoclinic and orthorhombic group, and last one that is not cubic
+_FREE = np.array([6, *(len(FREE[f]) for f in _FAMILIES[1:])]) # free numbers of a metric, by family
 
 @fast_compiled
-def _free_numbers(group):
-    return 1 if group > _LAST[3] else (2 if group > _LAST[2] else (3 if group > _LAST[1] else (4 if group > _LAST[0] else 6)))
+def _family_of(group):
+    "Number of the crystal family, 0 triclinic .. 5 cubic"
+    return 5 if group > _LAST[3] else (4 if group > 142 else (3 if group > _LAST[2] else (2 if group > _LAST[1] else (1 if group > _LAST[0] else 0))))
+
+@fast_compiled
+def _free_numbers(group): return _FREE[_family_of(group)]
 
 @fast_compiled
 def oblique_element(g):
@@ -382,8 +387,7 @@ def cross_answers(
         with torch.no_grad(): out[~learn] = judge(*(t[~learn] for t in inputs))
     return out
 
-# %% ../nbs/56_matching.ipynb #0b2cccb7
-_FREE = np.array([6, *(len(FREE[f]) for f in _FAMILIES[1:])]) # free numbers of a metric, by family
+# %% ../nbs/56_matching.ipynb #ffef27be
 _PER_VOLUME = np.array([2.1, 1.05, .53, .5, .35, .2])         # reflections as listed below, up to q, over volume times q cubed
 
 @compiled
@@ -612,13 +616,12 @@ def _higher(family, g, cells, families):
             if family == 2 and abs(g[a]/g[b]/3 - 1) < _ALIKE: cells[n, 0] = cells[n, 3] = 2*(g[a]/3 + g[b]); cells[n, 1] = cells[n, 0]/2; cells[n, 5] = g[k]; families[n] = 4; n += 1
     return n
 
-# %% ../nbs/56_matching.ipynb #66d1b523
+# %% ../nbs/56_matching.ipynb #ce1f23e3
 _BOUND = 24 # largest index of the tables
 _FAMILY_CLASSES = [[c for c in extinction_classes('all', 'free', 'd') if crystal_family(c[0]) == f] for f in _FAMILIES]
 CLASSES = sum(_FAMILY_CLASSES, [])                              # extinction classes of all groups, family by family
 _CLASS_START = np.cumsum([0, *map(len, _FAMILY_CLASSES)])
-_TURNS = tuple(np.array(_new_axes(f)) for f in _FAMILIES)       # axes that a class may use
-_TURNS = tuple(t[abs(t).max((1, 2)) == 1] for t in _TURNS)
+_TURNS = tuple(np.array([t for t in _new_axes(f) if abs(t).max() == 1]) for f in _FAMILIES) # axes that a class may use
 
 @lru_cache
 def _allowed_reflections():
@@ -662,11 +665,8 @@ def _against(family, allowed, turns, hkl, line, judged, out):
                 elif known[i]: u += seen[i]
             if u + 2*m + p < out[0, c] + 2*out[1, c] + out[2, c]: out[0, c], out[1, c], out[2, c] = u, m, p
 
-# %% ../nbs/56_matching.ipynb #811d1189
+# %% ../nbs/56_matching.ipynb #4166b829
 _TRIED, LATTICES = 3, 18 # cells of each family and kind; lattices of a pattern, at most
-
-@compiled
-def _family_of(group): return 5 if group > 194 else (4 if group > 142 else (3 if group > 74 else (2 if group > 15 else (1 if group > 2 else 0))))
 
 @compiled
 def _proposed(hkl, height, metric, group, rows, evidence, refined, peaks, roots, y, cells, scores):
