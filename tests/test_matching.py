@@ -80,6 +80,8 @@ def test_a_measured_spinel_finds_its_cell():
     first = relatives(trained, pattern, 1)[0]
     assert first['space_group'] >= 195 and first['cell'][:3] == pytest.approx([8.083]*3, rel=2e-3)      # spinel, angstrom
     assert powder_probabilities(trained, pattern[None])[0].argmax() + 1 == 227
+    cubic = [r for r in relatives(load_powder('powder-230-measured'), pattern, 8) if r['space_group'] == 227]      # the model that `msdn identify` asks
+    assert cubic and cubic[0]['cell'][0] == pytest.approx(8.083, rel=2e-3)
 
 
 def absent_by_phases(number, hkl):
