@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['KEPT', 'LEVELS', 'line_q2', 'PEAKS', 'BLURS', 'EVIDENCE', 'JUDGED', 'CLASSES', 'LATTICES', 'CLASS_FAMILY',
            'KnownCrystals', 'squared_q', 'known_crystals', 'pack_crystals', 'unpack_crystals', 'pattern_peaks',
-           'oblique_element', 'try_crystals', 'judged_by', 'Judge', 'train_judge', 'cross_answers', 'lattice_cost',
-           'Lattices', 'is_exact', 'try_lattices', 'LatticeJudge', 'lattice_tensors', 'train_lattice_judge']
+           'oblique_element', 'try_crystals', 'judged_by', 'Judge', 'train_judge', 'cross_answers', 'Explained',
+           'lattice_cost', 'Lattices', 'is_exact', 'try_lattices', 'LatticeJudge', 'lattice_tensors',
+           'train_lattice_judge']
 
-# %% ../nbs/56_matching.ipynb #985ecbab
+# %% ../nbs/56_matching.ipynb #0cfc219f
 import copy, gemmi, lzma, math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from .extinction import crystal_family, extinction_classes
-from .indexing import FREE, _factor, _inverse_diagonal, _new_axes, _project, _solve, _subtract
+from .indexing import FREE_COLUMNS, LineFit, _new_axes, fit_lines, joined_lines, line_heights, near_weights, newton_step, up_to_last
 from .lattices import _FAMILIES
 from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CU_KA1, Q_MAX, Q_MIN, fast_compiled
 from .shaping import compiled
@@ -103,9 +104,9 @@ def _blurred(array):
     y = np.maximum(np.asarray(array[0], float), 0)*(np.asarray(array[-1]) > 0); found = np.stack([np.convolve(y, _gauss(w), 'same') for w in BLURS])
     return found/np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
-# %% ../nbs/56_matching.ipynb #230c2422
+# %% ../nbs/56_matching.ipynb #ee5ca231
 _LAST = 2, 15, 74, 194 # last triclinic, monoclinic and orthorhombic group, and last one that is not cubic
-_FREE = np.array([6, *(len(FREE[f]) for f in _FAMILIES[1:])]) # free numbers of a metric, by family
+_FREE = np.array([6, *(len(FREE_COLUMNS[f]) for f in _FAMILIES[1:])]) # free numbers of a metric, by family
 
 @fast_compiled
 def _family_of(group):
@@ -422,7 +423,7 @@ def _reflections(family, g, low, high, most):
         if n < 0: q *= .8
     order = np.argsort(length[:n]); return hkl[order[:most]], length[order[:most]], q >= high and n <= most
 
-# %% ../nbs/56_matching.ipynb #33190ff4
+# %% ../nbs/56_matching.ipynb #6484a9f2
 _PER_SIGMA = math.sqrt(8*math.log(2)) # full width at half maximum of a Gaussian
 
 @compiled
@@ -436,77 +437,70 @@ def _lines_seen(q, width):
         line[i] = n - 1
     return place[first[:n]], sigma[first[:n]], line, first[:n]
 
-@compiled
-def _peaks_drawn(weight, place, sigma):
-    "Weighted Gaussians of length 1 (n, points of each), how they change with the place, their first points, and by what they were divided"
-    wide = 2*int(math.ceil(4.85*sigma.max())) + 2; shapes, slopes = np.zeros((len(place), wide)), np.zeros((len(place), wide)); first, norms = np.empty(len(place), np.int64), np.empty(len(place))
-    for i in range(len(place)):
-        half, square = int(math.ceil(4.85*sigma[i])), 0.; first[i] = int(math.floor(place[i])) - half
-        for m in range(max(0, -first[i]), min(2*half + 2, len(weight) - first[i])):
-            d = (first[i] + m - place[i])/sigma[i]
-            if abs(d) < 4.85: shapes[i, m] = weight[first[i] + m]*math.exp(-.5*d*d); slopes[i, m] = shapes[i, m]*d/sigma[i]; square += shapes[i, m]**2
-        norms[i] = max(math.sqrt(square), 1e-30); shapes[i] /= norms[i]; slopes[i] /= norms[i]
-    return shapes, slopes, first, norms
+# %% ../nbs/56_matching.ipynb #06993ae3
+_ENDS = 4.85 # lines of the patterns end after so many standard deviations
+_NEAR = np.select([np.arange(AXIS_POINTS) < 900, np.arange(AXIS_POINTS) < 1800], [3, 2], 1) # points on either side that count as near, for each point
 
-# %% ../nbs/56_matching.ipynb #b939fa61
-@compiled
-def _near_weights(y, last):
-    "The inverse of what stands near each point, up to the last one that was measured"
-    found = np.zeros(len(y))
-    for i in range(last + 1):
-        reach = 3 if i < 900 else (2 if i < 1800 else 1); found[i] = 1/(y[max(0, i - reach):i + reach + 1].max() + 1e-5)
-    return found
+class Explained(NamedTuple):
+    "What a lattice makes of a pattern: n reflections on m lines"
+    hkl: np.ndarray    # one of each set of equal reflections, (n, 3)
+    q: np.ndarray      # of these, 1/angstrom, (n,)
+    line: np.ndarray   # the line of each, (n,)
+    rows: np.ndarray   # the first reflection of each line, (m,)
+    place: np.ndarray  # of the lines, points of the axis, (m,)
+    sigma: np.ndarray  # their standard deviations, points, (m,)
+    weight: np.ndarray # of the points, (points,)
+    last: int          # the last point that it speaks of
+    fit: LineFit       # of the lines
 
 @compiled
 def _explained_by(y, weight, family, g, width, low, high, most, ridge):
-    "Reflections and q of a lattice, line of each reflection, first reflection of each line, places, weights, Gaussians with slopes, first points and norms, factor, heights of the Gaussians, what is left, and the last point"
+    "What the first `most` reflections of a lattice make of a pattern"
     hkl, q, whole = _reflections(family, g, low, high, most); place, sigma, line, rows = _lines_seen(q, width); last = len(y) - 1
     while last > 0 and weight[last] == 0.: last -= 1
-    if not whole and len(place): last = min(last, max(1, int(place[-1] - 4*sigma[-1]))); weight = weight.copy(); weight[last:] = 0.
     if len(place) == 0: place, sigma = np.array([-100.]), np.ones(1)
-    shapes, slopes, first, norms = _peaks_drawn(weight, place, sigma); L = _factor(shapes, first, ridge); rest = weight*y
-    heights = _solve(L, _project(rest, shapes, first)); _subtract(rest, heights, shapes, first)
-    return hkl, q, line, rows, place, weight, shapes, slopes, first, norms, L, heights, rest, last
+    elif not whole: weight, end = up_to_last(weight, place, sigma, 4.); last = min(last, end)
+    return Explained(hkl, q, line, rows, place, sigma, weight, last, fit_lines(y, weight, place, sigma, _ENDS, True, ridge))
 
-# %% ../nbs/56_matching.ipynb #c013bcf5
+# %% ../nbs/56_matching.ipynb #f1fe2af4
+@compiled
+def _slopes(e, ways):
+    "Points by which lines (m,) move with each free number (k,)"
+    found = np.empty((len(e.rows), len(ways)))
+    for i in range(len(e.rows)):
+        h, k, l = e.hkl[e.rows[i]]; q = e.q[e.rows[i]]
+        for j in range(len(ways)): found[i, j] = line_q2(ways[j], float(h), float(k), float(l))/(2*q*(q + AXIS_OFFSET)*AXIS_STEP)
+    return found
+
 @compiled
 def _settled(y, weight, family, start, width, low, high, most, rounds):
     "A metric refined on the first `most` reflections, and whether that went well"
     n, g, ways = _FREE[family], start.copy(), np.zeros((6, 6))
     for turn in range(rounds):
-        hkl, q, line, rows, place, _, shapes, slopes, first, _, L, heights, rest, _ = _explained_by(y, weight, family, g, width, low, high, most, 1e-4)
-        if len(rows) <= n: return g, False
-        _directions(g, n, ways); J = np.zeros((n, len(y)))
-        for k in range(n):
-            for i in range(len(rows)):
-                r = rows[i]; step = line_q2(ways[k], float(hkl[r, 0]), float(hkl[r, 1]), float(hkl[r, 2]))/(2*q[r]*(q[r] + AXIS_OFFSET)*AXIS_STEP)*max(heights[i], 0.)
-                for j in range(max(0, first[i]), min(len(y), first[i] + shapes.shape[1])): J[k, j] += step*slopes[i, j - first[i]]
-            _subtract(J[k], _solve(L, _project(J[k], shapes, first)), shapes, first)
-        A, t = J@J.T, J@rest
-        for k in range(n): A[k, k] = A[k, k]*(1 + 1e-6) + 1e-30
-        if not (np.isfinite(A).all() and np.isfinite(t).all()): return g, False
-        change = np.linalg.solve(A, t); large = np.abs(change).max()
+        e = _explained_by(y, weight, family, g, width, low, high, most, 1e-4)
+        if len(e.rows) <= n: return g, False
+        _directions(g, n, ways); change = newton_step(e.fit, e.place, e.sigma, _slopes(e, ways[:n])); large = np.abs(change).max()
         if not large < 1e9: return g, False
         for k in range(n): g += min(1., 2e-3/max(large, 1e-12))*change[k]*ways[k]
         if not _is_cell(g): return g, False
         if large < 2e-6: break
     return g, True
 
-# %% ../nbs/56_matching.ipynb #1360c6ef
+# %% ../nbs/56_matching.ipynb #00d2d612
 _STEPS = np.array([[.7, .8, .9, 1.1, 1.25, 1.45], [.92, .95, .98, 1.02, 1.05, 1.08], [.985, .99, .995, 1.005, 1.01, 1.015]]) # of the width
 
 @compiled
-def _quality(y, weight, rest, lines, last):
+def _quality(y, e):
     "Share of points missed, share of intensity left, lines, share of the axis that they reach, mean square of the rest"
     off, left, total, square, n = 0., 0., 1e-12, 0., 0
-    for j in range(last):
-        if weight[j] > 0: n += 1; off += abs(rest[j]) > .02; left += abs(rest[j])/weight[j]; total += max(0., y[j]); square += rest[j]**2
-    return np.array([off/max(1, n), min(1., left/total), float(lines), last/len(y), square/max(1, n)])
+    for j in range(e.last):
+        if e.weight[j] > 0: rest = e.fit.rest[j]; n += 1; off += abs(rest) > .02; left += abs(rest)/e.weight[j]; total += max(0., y[j]); square += rest**2
+    return np.array([off/max(1, n), min(1., left/total), float(len(e.rows)), e.last/len(y), square/max(1, n)])
 
 @compiled
 def _fit(y, weight, family, g, width, low, high, most):
     "Quality of a lattice"
-    found = _explained_by(y, weight, family, g, width, low, high, most, 1e-6); return _quality(y, found[5], found[12], len(found[3]), found[13])
+    return _quality(y, _explained_by(y, weight, family, g, width, low, high, most, 1e-6))
 
 @compiled
 def _narrowed(y, weight, family, g, width, low, high, most):
@@ -519,23 +513,12 @@ def _narrowed(y, weight, family, g, width, low, high, most):
             if v < .995*best: best, width = v, s*at
     return width
 
-# %% ../nbs/56_matching.ipynb #9f9e768f
+# %% ../nbs/56_matching.ipynb #6bae0ac6
 @compiled
 def _heights_read(y, weight, family, g, width, low, high, most):
     "Reflections, line of each; place, height and error of every line; quality"
-    hkl, _, line, rows, place, weight, shapes, _, first, norms, L, heights, rest, last = _explained_by(y, weight, family, g, width, low, high, most, 1e-6); quality = _quality(y, weight, rest, len(rows), last)
-    errors, heights, n = np.sqrt(np.maximum(_inverse_diagonal(L), 0.))/norms, heights/norms, 0
-    for i in range(len(place)):
-        square, points = 0., 0
-        for j in range(max(0, first[i]), min(len(y), first[i] + shapes.shape[1])):
-            if weight[j] > 0: square += rest[j]**2; points += 1
-        errors[i] = errors[i]*max(1e-3, math.sqrt(square/max(1, points))) if place[i] <= last and norms[i] > 1e-20 and points > 2 else 1e9
-    at = np.zeros(len(place), np.int64)
-    for i in range(1, len(place)):
-        if place[i] - place[i - 1] > .06: n += 1; place[n], heights[n], errors[n] = place[i], heights[i], errors[i]
-        else: heights[n] += heights[i]; errors[n] = max(errors[n], errors[i]) if max(errors[n], errors[i]) > 1e5 else .3*math.sqrt(errors[n]*errors[i])
-        at[i] = n
-    return hkl, at[line], place[:n + 1].copy(), heights[:n + 1].copy(), errors[:n + 1].copy(), quality
+    e = _explained_by(y, weight, family, g, width, low, high, most, 1e-6); heights, errors = line_heights(e.fit, e.weight, e.place, e.last)
+    at, place, heights, errors = joined_lines(e.place, heights, errors, .06); return e.hkl, at[e.line], place, heights, errors, _quality(y, e)
 
 # %% ../nbs/56_matching.ipynb #ced3788a
 @compiled
@@ -665,8 +648,11 @@ def _against(family, allowed, turns, hkl, line, judged, out):
                 elif known[i]: u += seen[i]
             if u + 2*m + p < out[0, c] + 2*out[1, c] + out[2, c]: out[0, c], out[1, c], out[2, c] = u, m, p
 
-# %% ../nbs/56_matching.ipynb #4166b829
-_TRIED, LATTICES = 3, 18 # cells of each family and kind; lattices of a pattern, at most
+# %% ../nbs/56_matching.ipynb #24aafc8d
+_TRIED, LATTICES = 3, 18     # cells of each family and kind; lattices of a pattern, at most
+_FIRST, _MORE, _ALL = 60, 125, 250 # reflections that choose among cells, that refine them, and that are read
+_PEAKS, _SETS = (3, 8), (1, 4) # peaks that a line may be, and sets of lines: for triclinic guesses, and for others
+_OBLIQUE = 40                # first crystals of which triclinic guesses are made; six free numbers take too long
 
 @compiled
 def _proposed(hkl, height, metric, group, rows, evidence, refined, peaks, roots, y, cells, scores):
@@ -674,10 +660,10 @@ def _proposed(hkl, height, metric, group, rows, evidence, refined, peaks, roots,
     for c in range(len(rows)):
         i, e = rows[c], evidence[c]; family = _family_of(group[i])
         if _is_cell(refined[c]): _keep_cell(refined[c], e[3] + e[4] + e[5] - e[0] - e[1] - .3*e[2], cells[family, :_TRIED], scores[family, :_TRIED])
-        if family == 0 and c >= 40: continue # six free numbers take too long
+        if family == 0 and c >= _OBLIQUE: continue
         first = 0
         while first < height.shape[1] - 1 and height[i, first] == 0: first += 1
-        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y, 8 if family else 3, 4 if family else 1, cells[family, _TRIED:], scores[family, _TRIED:])
+        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y, _PEAKS[min(family, 1)], _SETS[min(family, 1)], cells[family, _TRIED:], scores[family, _TRIED:])
 
 @compiled
 def _with_higher(cells, scores):
@@ -701,20 +687,20 @@ def lattice_cost(quality): # (5,) or (5, n) -> a number, or (n,)
     "What a lattice leaves unexplained, and a little for each line, since every multiple of a cell explains as much"
     return quality[0] + quality[1] + 2e-4*quality[2]
 
-# %% ../nbs/56_matching.ipynb #8cbd7854
+# %% ../nbs/56_matching.ipynb #ccda031a
 @compiled
 def _best_lattices(y, weight, found, families, width, low, high):
     "The width of lines, and of each family the metrics that fit the first reflections best (6, _TRIED, 6), with scores"
     cells, scores, least, at, best, left = np.zeros((6, _TRIED, 6)), np.full((6, _TRIED), -1e9), 1e9, -1, np.zeros(6), 1.
     for i in range(len(found)):
-        g, well = _settled(y, weight, families[i], found[i], width, low, high, 60, 5)
+        g, well = _settled(y, weight, families[i], found[i], width, low, high, _FIRST, 5)
         if not well: continue
-        q = _fit(y, weight, families[i], g, width, low, high, 60); _keep_cell(g, -q[0] - .1*q[1], cells[families[i]], scores[families[i]])
+        q = _fit(y, weight, families[i], g, width, low, high, _FIRST); _keep_cell(g, -q[0] - .1*q[1], cells[families[i]], scores[families[i]])
         cost = lattice_cost(q)
         if cost < least: least, at, left = cost, i, q[1]; best[:] = g
     if at >= 0 and left > .002: # its lines are not yet those of the pattern
         for turn in range(2):
-            width = _narrowed(y, weight, families[at], best, width, low, high, 60); g, well = _settled(y, weight, families[at], best, width, low, high, 60, 4)
+            width = _narrowed(y, weight, families[at], best, width, low, high, _FIRST); g, well = _settled(y, weight, families[at], best, width, low, high, _FIRST, 4)
             if well: best[:] = g
     return width, cells, scores
 
@@ -725,10 +711,10 @@ def _lattices_read(y, weight, cells, scores, width, low, high, tables, turns, fa
     for family in range(6):
         for k in np.argsort(-scores[family]):
             if scores[family, k] < -1e8: continue
-            g, well = _settled(y, weight, family, cells[family, k], width, low, high, 125, 6)
+            g, well = _settled(y, weight, family, cells[family, k], width, low, high, _MORE, 6)
             for j in range(n): well = well and not (families[j] == family and np.abs(metrics[j] - g).max() < 1e-4*g[0])
             if not well: continue
-            hkl, line, place, heights, errors, q = _heights_read(y, weight, family, g, width, low, high, 250); first = _CLASS_START[family]
+            hkl, line, place, heights, errors, q = _heights_read(y, weight, family, g, width, low, high, _ALL); first = _CLASS_START[family]
             _against(family, tables[family], turns[family], hkl, line, _lines_judged(place, heights, errors), against[n, :, first:_CLASS_START[family + 1]]); families[n] = family; metrics[n] = g; quality[n] = q; n += 1
 
 # %% ../nbs/56_matching.ipynb #65a3a0e8
@@ -752,7 +738,7 @@ def is_exact(
     "Is a pattern free of counting noise? Nothing of it lies below zero."
     return bool((np.asarray(array[0]) < 0).sum() <= 20 and (np.asarray(array[0]) > 0).any())
 
-# %% ../nbs/56_matching.ipynb #c31485a2
+# %% ../nbs/56_matching.ipynb #8d0d9cac
 def try_lattices(
     known:KnownCrystals,
     candidates,       # (B, C) crystals that propose their cells
@@ -768,7 +754,7 @@ def try_lattices(
         if not is_exact(arrays[b]): return
         y, measured = np.maximum(arrays[b, 0].astype(float), 0)**2, np.flatnonzero(arrays[b, -1] > 0); low, high = AXIS[measured[0]], AXIS[measured[-1]]; places, roots = pattern_peaks(arrays[b]); proposals, scores = np.zeros((6, 2*_TRIED, 6)), np.full((6, 2*_TRIED), -1e9)
         _proposed(known.hkl, known.height, known.metric, known.group, candidates[b], evidence[b], cells[b], np.exp(AXIS_START + AXIS_STEP*places) - AXIS_OFFSET, roots, _blurred(arrays[b])[2], proposals, scores)
-        weight = _near_weights(y, measured[-1]); width, *best = _best_lattices(y, weight, *_with_higher(proposals, scores), _first_width(y), low, high)
+        weight = near_weights(y, _NEAR, measured[-1]); width, *best = _best_lattices(y, weight, *_with_higher(proposals, scores), _first_width(y), low, high)
         _lattices_read(y, weight, *best, width, low, high, tables, _TURNS, out.family[b], out.metric[b], out.quality[b], out.against[b])
     with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool: list(pool.map(one, range(n)))
     return out

@@ -55,7 +55,7 @@ def law_recipe(
     tiny = dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32), batch_size=32) if small else {}
     return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}), **{**tiny, **changes})
 
-# %% ../nbs/58_paper_b.ipynb #6c44b857
+# %% ../nbs/58_paper_b.ipynb #3ab7ef9a
 def _minutes(folder):
     "How long a training took, by its log"
     with open(folder/'log.csv', newline='') as file: clocks = [row['time'].split(':') for row in csv.DictReader(file)]
@@ -68,14 +68,14 @@ def _learn(recipe, folder, seed, data=None, start=None):
     save_law(learn.model, recipe, folder, seed=seed)
     return dict(minutes=_minutes(folder), weights=recipe.name, samples=recipe.samples, patterns=None if data is None else len(data[1]), parameters=sum(p.numel() for p in learn.model.parameters()))
 
-def _score(path, source, n=0, prior=None, seed=0):
+def _score(path, source, n=0, prior=None, seed=0, off_nodes=False):
     "Scores of kept weights on `n` patterns of a part of a law-made set, or on (patterns, groups)"
     from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, load_law
     from msdn_nb.training import weights_kind
     trained = (load_reader if weights_kind(path) == 'reader' else load_law)(path)
     if isinstance(source, tuple): return evaluate_law(trained, *source, seed=seed)
-    return evaluate_law(trained, source, n=n, prior=prior, seed=seed)
+    return evaluate_law(trained, source, n=n, prior=prior, seed=seed, off_nodes=off_nodes)
 
 # %% ../nbs/58_paper_b.ipynb #5d6415d3
 def new_draws(
@@ -84,7 +84,7 @@ def new_draws(
     "The lattices of a part with intensities that nobody has seen"
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
-# %% ../nbs/58_paper_b.ipynb #07760c78
+# %% ../nbs/58_paper_b.ipynb #7d115daf
 def _ulbd_scores(recipe, n, seed, folder, train):
     "Scores of the network of a recipe, unseen lattices and seen ones; the shipped one unless it shall be trained"
     from msdn_nb.lattices import grid_ceiling
@@ -96,15 +96,17 @@ def _ulbd_scores(recipe, n, seed, folder, train):
     learned, _, test = law_parts(used); rational = used.grid.system in TABLE_1
     return dict(source='shipped weights' if shipped else 'trained here', training_minutes=None if shipped else _minutes(folder), architecture=used.architecture, samples=used.samples, patterns_per_lattice='ever new' if used.fresh else used.grid.draws,
                 unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
+                between=_score(path, test, n, seed=seed, off_nodes=True) if rational and used.split == 'lattice' else None,
                 on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #d3e6e0d1
+# %% ../nbs/58_paper_b.ipynb #9fa725e9
 def _reader_scores(system, n, seed):
-    "Scores of a shipped reader on lattices of the test and of the training of the network"
+    "Scores of a shipped reader on lattices of the test, on them and between nodes, and of the training of the network"
     from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, law_parts
     name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
-    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{t: evaluate_law(of, part, n=n, seed=seed) for t, part in (('unseen', test), ('seen', new_draws(learned)))})
+    asked = dict(unseen=(test, False), seen=(new_draws(learned), False)) | (dict(between=(test, True)) if system in TABLE_1 else {})
+    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, between=None) | {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
 
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):

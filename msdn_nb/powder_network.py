@@ -222,7 +222,7 @@ def group_answers(
     share = label_table(replace(recipe, labels='posterior')).diagonal().log()
     return found[:, label_table(recipe).argmax(1)] + share
 
-# %% ../nbs/53_powder_network.ipynb #e8e016ac
+# %% ../nbs/53_powder_network.ipynb #658cc130
 def answer_ranks(
     answers,  # (n, groups), larger is likelier
     seed=0    # of the lot that breaks ties
@@ -236,7 +236,7 @@ def score_answers(
     groups,              # (n,) true space groups
     recipe:LawRecipe, # its groups and classes, and how often each group comes
     seed:int=0           # of the lot that breaks ties
-)->dict: # n, top1..5, expected1..5, ceiling1..5 and class: rates in 0..1
+)->dict: # n, top1..5, expected1..5, short1..5, ceiling1..5 and class: rates in 0..1
     "Scores of ranked groups beside the ceiling under the recipe's prior"
     places, index = answer_ranks(answers, seed), np.searchsorted(recipe.groups, groups)
     if not np.array_equal(np.array(recipe.groups)[index.clip(max=len(recipe.groups) - 1)], groups): raise ValueError(f'{recipe.name} knows no such groups: {sorted(set(map(int, groups)) - set(recipe.groups))[:5]}; leave these patterns out')
@@ -244,7 +244,8 @@ def score_answers(
     member = label_table(replace(recipe, labels='class')).numpy()
     hit = places[np.arange(len(index)), index]
     top = {f'top{k}': float((hit < k).mean()) for k in range(1, 6)}
-    expected = {f'expected{k}': float((posterior*(places < k)).sum(1).mean()) for k in range(1, 6)}
+    got, most = ([(posterior*(p < k)).sum(1) for k in range(1, 6)] for p in (places, answer_ranks(posterior)))
+    expected = {f'{name}{k}': float(x.mean()) for name, rows in (('expected', got), ('short', np.subtract(most, got))) for k, x in enumerate(rows, 1)}
     ceiling = extinction_ceiling(recipe.groups, recipe.weights, axes=recipe.grid.axes, by='d')
     right = ((np.exp(np.asarray(answers))@member).argmax(1) == member[index].argmax(1)).mean()
     return dict(n=len(index), **top, **expected, **{f'ceiling{k}': ceiling[f'top{k}'] for k in range(1, 6)}, **{'class': float(right)})
@@ -445,17 +446,18 @@ def law_answers(
         found.append(group_answers(z.float().cpu()/trained.temperature, trained.recipe).numpy())
     return np.concatenate(found)
 
-# %% ../nbs/53_powder_network.ipynb #98753be0
+# %% ../nbs/53_powder_network.ipynb #676be76b
 def evaluate_law(
     trained:Trained,
     patterns,        # (n, points), or a `UlbdPart` to draw them from, or None for lattices of the recipe's `edges`
     groups=None,     # (n,) true space groups; not for a part
     n:int=20_000,    # patterns of a part, chosen at random
     prior:str=None,  # how often each group comes in the test, 'even' or 'mp'; that of the training by default
-    seed:int=0       # of that choice, and of ties
+    seed:int=0,      # of that choice, and of ties
+    off_nodes=False  # move the lattices of a part by up to half a step of their grid?
 )->dict: # as `score_answers`
     "Score a network on arrays, or on a part of a law-made data set, beside the ceiling"
-    recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500), jitter=0., fresh=False, edges=trained.recipe.edges if patterns is None else ())
+    recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500), jitter=float(off_nodes), fresh=False, edges=trained.recipe.edges if patterns is None else ())
     if patterns is None and not recipe.edges: raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a law-made data set')
     if groups is not None: return score_answers(law_answers(trained, patterns), np.asarray(groups), recipe, seed)
     batches = map(LawSupply(patterns, recipe, seed + 10).at, range(-(-n//recipe.batch_size)))
