@@ -20,7 +20,8 @@ class Baseline(nn.Module):
     ):
         super().__init__(); self.trunk,self.head = trunk,head
         for m in self.modules():
-            if isinstance(m,nn.Conv2d): nn.init.kaiming_normal_(m.weight,nonlinearity='relu'); m.bias is None or nn.init.zeros_(m.bias)
+            if isinstance(m,nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight,nonlinearity='relu'); m.bias is None or nn.init.zeros_(m.bias)
     def encode(self, x): return self.trunk(x)  # (B, 3, S, S) in 0..1 -> (B, features)
     def decide(self, f): return self.head(f)   # (B, features) -> (B, classes)
     def forward(self, x): return self.decide(self.encode(x))
@@ -33,7 +34,8 @@ def classifier(
     dropout:float=0.5, # before each of the first two layers
 )->nn.Sequential:
     "Three fully connected layers with dropout, as AlexNet and VGG end."
-    return nn.Sequential(nn.Dropout(dropout),nn.Linear(n_in,hidden),nn.ReLU(),nn.Dropout(dropout),nn.Linear(hidden,hidden),nn.ReLU(),nn.Linear(hidden,n_classes))
+    return nn.Sequential(nn.Dropout(dropout),nn.Linear(n_in,hidden),nn.ReLU(),nn.Dropout(dropout),
+                         nn.Linear(hidden,hidden),nn.ReLU(),nn.Linear(hidden,n_classes))
 
 class AlexNet(Baseline):
     "AlexNet of one tower: five convolutions, three fully connected layers."
@@ -47,8 +49,10 @@ class AlexNet(Baseline):
         w,stride = width,4 if pixels>=128 else 2 if pixels>=48 else 1; edge = (pixels+4-11)//stride+1
         for _ in range(3): edge = (edge-3)//2+1
         conv = lambda a,b,k,s=1,p=1: (nn.Conv2d(a,b,k,s,p),nn.ReLU())
-        super().__init__(nn.Sequential(*conv(3,w,11,stride,2),nn.MaxPool2d(3,2),*conv(w,3*w,5,p=2),nn.MaxPool2d(3,2),*conv(3*w,6*w,3),*conv(6*w,4*w,3),*conv(4*w,4*w,3),
-                         nn.MaxPool2d(3,2),nn.AdaptiveAvgPool2d(min(6,edge)),nn.Flatten()),classifier(4*w*min(6,edge)**2,hidden,n_classes,dropout))
+        super().__init__(nn.Sequential(*conv(3,w,11,stride,2),nn.MaxPool2d(3,2),*conv(w,3*w,5,p=2),nn.MaxPool2d(3,2),
+                                       *conv(3*w,6*w,3),*conv(6*w,4*w,3),*conv(4*w,4*w,3), nn.MaxPool2d(3,2),
+                                       nn.AdaptiveAvgPool2d(min(6,edge)),nn.Flatten()),
+                         classifier(4*w*min(6,edge)**2,hidden,n_classes,dropout))
 
 # %% ../nbs/21_baselines.ipynb #7bb8fb5b
 def vgg_trunk(
@@ -84,11 +88,14 @@ class MSVGG(VGG):
         depths=(1,1,2,2,2),  # convolutions of each stage
         **more,              # width, hidden and dropout, as of `VGG`
     ): super().__init__(n_classes,pixels,depths,**more)
-    def encode(self, x): return self.trunk(x.flatten(0,1)).unflatten(0,x.shape[:2])             # (B, beams, 3, S, S) in 0..1 -> (B, beams, features)
-    def decide(self, f): return self.head(f.flatten(0,1)).unflatten(0,f.shape[:2])              # (B, beams, features) -> (B, beams, classes)
+    # (B, beams, 3, S, S) in 0..1 -> (B, beams, features)
+    def encode(self, x): return self.trunk(x.flatten(0,1)).unflatten(0,x.shape[:2])
+    # (B, beams, features) -> (B, beams, classes)
+    def decide(self, f): return self.head(f.flatten(0,1)).unflatten(0,f.shape[:2])
 
 # %% ../nbs/21_baselines.ipynb #aa128608
-def conv_bn(n_in, n_out, kernel=1, stride=1): return [nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out)]
+def conv_bn(n_in, n_out, kernel=1, stride=1):
+    return [nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out)]
 
 class Residual(nn.Module):
     "Two 3x3 convolutions, or a 3x3 one between two of 1x1, around a shortcut."
@@ -99,7 +106,8 @@ class Residual(nn.Module):
         bottleneck=True, # three convolutions, and four times as many channels out as within?
     ):
         super().__init__(); n_out = 4*n if bottleneck else n
-        self.convs = nn.Sequential(*(conv_bn(n_in,n)+[nn.ReLU()]+conv_bn(n,n,3,stride)+[nn.ReLU()]+conv_bn(n,n_out) if bottleneck else conv_bn(n_in,n,3,stride)+[nn.ReLU()]+conv_bn(n,n,3)))
+        self.convs = nn.Sequential(*(conv_bn(n_in,n)+[nn.ReLU()]+conv_bn(n,n,3,stride)+[nn.ReLU()]+conv_bn(n,n_out)
+                                     if bottleneck else conv_bn(n_in,n,3,stride)+[nn.ReLU()]+conv_bn(n,n,3)))
         self.short = nn.Identity() if stride==1 and n_in==n_out else nn.Sequential(*conv_bn(n_in,n_out,1,stride))
     def forward(self, x): return F.relu(self.convs(x)+self.short(x))
 
@@ -120,15 +128,20 @@ class ResNet(Baseline):
     ):
         layers,n = stem(width),width
         for i,depth in enumerate(depths):
-            for j in range(depth): layers.append(Residual(n,width*2**i,2 if i and not j else 1,bottleneck)); n = width*2**i*(4 if bottleneck else 1)
-        super().__init__(nn.Sequential(*layers,nn.AdaptiveAvgPool2d(1),nn.Flatten()),nn.Sequential(nn.Dropout(dropout),nn.Linear(n,n_classes)))
+            for j in range(depth):
+                layers.append(Residual(n,width*2**i,2 if i and not j else 1,bottleneck))
+                n = width*2**i*(4 if bottleneck else 1)
+        super().__init__(nn.Sequential(*layers,nn.AdaptiveAvgPool2d(1),nn.Flatten()),
+                         nn.Sequential(nn.Dropout(dropout),nn.Linear(n,n_classes)))
 
 # %% ../nbs/21_baselines.ipynb #0b12437e
-def bn_conv(n_in, n_out, kernel=1): return [nn.BatchNorm2d(n_in),nn.ReLU(),nn.Conv2d(n_in,n_out,kernel,padding=kernel//2,bias=False)]
+def bn_conv(n_in, n_out, kernel=1):
+    return [nn.BatchNorm2d(n_in),nn.ReLU(),nn.Conv2d(n_in,n_out,kernel,padding=kernel//2,bias=False)]
 
 class Append(nn.Module):
     "Condense to four times the growth, look with 3x3, append."
-    def __init__(self, n_in, growth): super().__init__(); self.new = nn.Sequential(*bn_conv(n_in,4*growth),*bn_conv(4*growth,growth,3))
+    def __init__(self, n_in, growth):
+        super().__init__(); self.new = nn.Sequential(*bn_conv(n_in,4*growth),*bn_conv(4*growth,growth,3))
     def forward(self, x): return torch.cat([x,self.new(x)],1)
 
 class DenseNet(Baseline):
@@ -144,7 +157,8 @@ class DenseNet(Baseline):
         for i,depth in enumerate(depths):
             if i: layers += [*bn_conv(n,n//2),nn.AvgPool2d(2)]; n //= 2
             for _ in range(depth): layers.append(Append(n,growth)); n += growth
-        super().__init__(nn.Sequential(*layers,nn.BatchNorm2d(n),nn.ReLU(),nn.AdaptiveAvgPool2d(1),nn.Flatten()),nn.Sequential(nn.Dropout(dropout),nn.Linear(n,n_classes)))
+        super().__init__(nn.Sequential(*layers,nn.BatchNorm2d(n),nn.ReLU(),nn.AdaptiveAvgPool2d(1),nn.Flatten()),
+                         nn.Sequential(nn.Dropout(dropout),nn.Linear(n,n_classes)))
 
 # %% ../nbs/21_baselines.ipynb #c28efafb
 class Ziletti(Baseline):
@@ -157,8 +171,13 @@ class Ziletti(Baseline):
         dropout:float=0.25,  # before them
     ):
         layers,n = [],3
-        for i,w in enumerate(widths): layers += ([nn.MaxPool2d(2)] if i else [])+[nn.Conv2d(n,w,7,padding=3),nn.ReLU(),nn.Conv2d(w,w,7,padding=3),nn.ReLU()]; n = w
-        super().__init__(nn.Sequential(*layers,nn.Flatten()),nn.Sequential(nn.Dropout(dropout),nn.Linear(n*(pixels//4)**2,hidden),nn.ReLU(),nn.BatchNorm1d(hidden),nn.Linear(hidden,n_classes)))
+        for i,w in enumerate(widths):
+            layers += ([nn.MaxPool2d(2)] if i else [])+[nn.Conv2d(n,w,7,padding=3),nn.ReLU(),nn.Conv2d(w,w,7,padding=3),
+                                                        nn.ReLU()]
+            n = w
+        super().__init__(nn.Sequential(*layers,nn.Flatten()),
+                         nn.Sequential(nn.Dropout(dropout),nn.Linear(n*(pixels//4)**2,hidden),nn.ReLU(),
+                                       nn.BatchNorm1d(hidden),nn.Linear(hidden,n_classes)))
 
 # %% ../nbs/21_baselines.ipynb #b6303081
 BASELINES = dict(AlexNet=AlexNet,VGG=VGG,ResNet=ResNet,DenseNet=DenseNet,Ziletti=Ziletti,MSVGG=MSVGG)

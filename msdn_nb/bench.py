@@ -43,11 +43,13 @@ def side_by_side(
             if short[name]: job()
             start, used = time.perf_counter(), time.process_time()
             for _ in range(repeats[name]): job()
-            spent[name][k], cpu[name][k] = (time.perf_counter() - start)/repeats[name], (time.process_time() - used)/repeats[name]
+            spent[name][k], cpu[name][k] = ((time.perf_counter() - start)/repeats[name],
+                                            (time.process_time() - used)/repeats[name])
     first, *others = jobs; ratio = {n: spent[n]/spent[first] for n in others}
     median = lambda d: {n: float(np.median(v)) for n, v in d.items()}
-    return dict(seconds=median(spent), cpu_seconds=median(cpu), ratio=median(ratio), ratio_range={n: [float(r.min()), float(r.max())] for n, r in ratio.items()},
-        cpu_ratio=median({n: cpu[n]/np.maximum(cpu[first], 1e-9) for n in others}), rounds=rounds)
+    return dict(seconds=median(spent), cpu_seconds=median(cpu), ratio=median(ratio),
+                ratio_range={n: [float(r.min()), float(r.max())] for n, r in ratio.items()},
+                cpu_ratio=median({n: cpu[n]/np.maximum(cpu[first], 1e-9) for n in others}), rounds=rounds)
 
 # %% ../nbs/44_bench.ipynb #be1c57e2
 @contextmanager
@@ -81,13 +83,16 @@ def bench_crystals(
 )->tuple: # list of `Crystal` in their standard cells, and a dict of what they are
     "Random Materials Project cells where the table is at hand, else the shipped examples"
     path = shared_path('mp/structures.parquet'); rng = np.random.default_rng(seed)
-    if path: table = CrystalTable(path); drawn = (table[int(i)] for i in rng.permutation(len(table))); what = dict(source='mp/structures.parquet', data_hash=data_hash(path))
+    if path:
+        table = CrystalTable(path); drawn = (table[int(i)] for i in rng.permutation(len(table)))
+        what = dict(source='mp/structures.parquet', data_hash=data_hash(path))
     else:
         files = example_files(); drawn = (read_crystal(files[i]) for i in rng.permutation(len(files)))
         what = dict(source='examples', data_hash=hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest())
     small = (c for c in map(standard_cell, drawn) if len(c.numbers) <= max_atoms)
     found = list(islice(small, n)); atoms = [len(c.numbers) for c in found]
-    return found, dict(what, n=len(found), seed=seed, atoms_mean=float(np.mean(atoms)), atoms_range=[min(atoms), max(atoms)])
+    return (found, dict(what, n=len(found), seed=seed, atoms_mean=float(np.mean(atoms)),
+                        atoms_range=[min(atoms), max(atoms)]))
 
 # %% ../nbs/44_bench.ipynb #3baf45fa
 def silicon(): # `Crystal` of 8 atoms
@@ -101,8 +106,9 @@ def supercell(
 )->Crystal: # all atoms of the block, in one large cell
     "Every atom of a block of cells, listed"
     steps = np.stack(np.meshgrid(*map(np.arange, cells), indexing='ij'), -1).reshape(-1, 1, 3)
-    return Crystal(crystal.lattice*np.array(cells)[:, None], np.tile(crystal.numbers, len(steps)), ((crystal.frac_coords + steps)/cells).reshape(-1, 3),
-        np.tile(crystal.occupancies, len(steps)), name=f'{crystal.name} {"x".join(map(str, cells))}')
+    return Crystal(crystal.lattice*np.array(cells)[:, None], np.tile(crystal.numbers, len(steps)),
+                   ((crystal.frac_coords + steps)/cells).reshape(-1, 3), np.tile(crystal.occupancies, len(steps)),
+                   name=f'{crystal.name} {"x".join(map(str, cells))}')
 
 # %% ../nbs/44_bench.ipynb #41db60a2
 def _rate_jobs(crystals, setup, workers):
@@ -110,8 +116,10 @@ def _rate_jobs(crystals, setup, workers):
     def plain(n):
         with torch_threads(n): return simulate(crystals, setup)
     def split():
-        with torch_threads(1), ThreadPoolExecutor(workers) as pool: return list(pool.map(lambda part: simulate(part, setup), [crystals[k::workers] for k in range(workers)]))
-    return {'one core': partial(plain, 1), f'{workers} torch threads': partial(plain, workers), f'{workers} workers': split}
+        with torch_threads(1), ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda part: simulate(part, setup), [crystals[k::workers] for k in range(workers)]))
+    return {'one core': partial(plain, 1), f'{workers} torch threads': partial(plain, workers),
+            f'{workers} workers': split}
 
 def crystals_per_second(
     crystals,         # list of `Crystal`
@@ -124,7 +132,8 @@ def crystals_per_second(
     for envelope in ('box', 'gaussian'):
         setup = Setup(Beam(), Detector(pixels), Crystallite(40., envelope=envelope))
         seconds = side_by_side(_rate_jobs(crystals, setup, workers), rounds)['seconds']
-        rates = {way: len(crystals)/s for way, s in seconds.items()}; found[envelope] = dict(best=max(rates.values()), **rates)
+        rates = {way: len(crystals)/s for way, s in seconds.items()}
+        found[envelope] = dict(best=max(rates.values()), **rates)
     return found
 
 # %% ../nbs/44_bench.ipynb #d7965ba0
@@ -134,12 +143,14 @@ def direct_sum(
     block:int=32,     # atoms at a time
 )->np.ndarray: # (beams, pixels, pixels) float64, |F|^2
     "Vectorised sum over atoms, double precision"
-    S = setup.detector.scattering_vectors(setup.beam).numpy().reshape(-1, 3); q = np.linalg.norm(S, axis=1); P = setup.detector.pixels; out = []
+    S = setup.detector.scattering_vectors(setup.beam).numpy().reshape(-1, 3); q = np.linalg.norm(S, axis=1)
+    P = setup.detector.pixels; out = []
     for axis in setup.axes:
         k, F = -2*np.pi*(S@beam_frame(axis, crystal.lattice)), 0
         for z in np.unique(crystal.numbers):
             r, o = crystal.cart_coords[crystal.numbers == z], crystal.occupancies[crystal.numbers == z]; re = im = 0
-            for i in range(0, len(r), block): phase = k@r[i:i+block].T; re = re + np.cos(phase)@o[i:i+block]; im = im + np.sin(phase)@o[i:i+block]
+            for i in range(0, len(r), block):
+                phase = k@r[i:i+block].T; re = re + np.cos(phase)@o[i:i+block]; im = im + np.sin(phase)@o[i:i+block]
             F = F + (re + 1j*im)*scattering_factor(z, q, setup.beam.radiation)
         out.append(np.abs(F.reshape(P, P))**2)
     return np.stack(out)
@@ -166,13 +177,18 @@ def bench_direct_sum(
     rounds:int=3,      # rounds timed
 )->dict: # ratios, seconds and the error of both
     "Our simulation beside the direct sum over the same atoms, one torch thread, one beam"
-    block = supercell(crystal, cells); setups = [Setup(Beam(), Detector(pixels), Crystallite(cells=c), ('z',)) for c in (cells, (1, 1, 1))]
-    jobs = {'by cells': on_one_core(partial(simulate, [crystal], setups[0])), 'listed': on_one_core(partial(simulate, [block], setups[1])), 'direct sum': partial(direct_sum, block, setups[1])}
+    block = supercell(crystal, cells)
+    setups = [Setup(Beam(), Detector(pixels), Crystallite(cells=c), ('z',)) for c in (cells, (1, 1, 1))]
+    jobs = {'by cells': on_one_core(partial(simulate, [crystal], setups[0])),
+            'listed': on_one_core(partial(simulate, [block], setups[1])),
+            'direct sum': partial(direct_sum, block, setups[1])}
     timed = side_by_side(jobs, rounds); ours, listed, theirs = (job() for job in jobs.values())
     seconds = timed['seconds']
-    return dict(crystal=crystal.name, atoms=len(block.numbers), pixels=pixels, ratio=timed['ratio']['direct sum'], ratio_range=timed['ratio_range']['direct sum'],
-        ratio_listed=seconds['direct sum']/seconds['listed'], cpu_ratio=timed['cpu_ratio']['direct sum'], ns_per_atom_and_pixel=seconds['direct sum']/len(block.numbers)/pixels**2*1e9,
-        seconds=seconds, error=amplitude_error(ours[0], theirs), error_listed=amplitude_error(listed[0], theirs), rounds=rounds)
+    return dict(crystal=crystal.name, atoms=len(block.numbers), pixels=pixels, ratio=timed['ratio']['direct sum'],
+                ratio_range=timed['ratio_range']['direct sum'], ratio_listed=seconds['direct sum']/seconds['listed'],
+                cpu_ratio=timed['cpu_ratio']['direct sum'],
+                ns_per_atom_and_pixel=seconds['direct sum']/len(block.numbers)/pixels**2*1e9, seconds=seconds,
+                error=amplitude_error(ours[0], theirs), error_listed=amplitude_error(listed[0], theirs), rounds=rounds)
 
 # %% ../nbs/44_bench.ipynb #94d24cfa
 def voltage(
@@ -190,7 +206,8 @@ def absent(
 )->str|None: # why it cannot be measured, None when it can
     "Reason to skip a peer"
     try: version(name)
-    except PackageNotFoundError: return f'not installed: pip install {name}' + (f'=={PEERS[name]}' if PEERS.get(name) else '')
+    except PackageNotFoundError:
+        return f'not installed: pip install {name}' + (f'=={PEERS[name]}' if PEERS.get(name) else '')
 
 # %% ../nbs/44_bench.ipynb #6001eccf
 def diffsims_jobs(
@@ -205,13 +222,17 @@ def diffsims_jobs(
     from diffpy.structure import Atom, Lattice, Structure
     from orix.crystal_map import Phase
     atoms = crystal.to_ase(); a, b, c, *angles = atoms.cell.cellpar(); kilovolts = voltage(wavelength)/1e3
-    structure = Structure([Atom(s, p) for s, p in zip(atoms.get_chemical_symbols(), atoms.get_scaled_positions())], Lattice(a, b, c, *angles))
+    structure = Structure([Atom(s, p) for s, p in zip(atoms.get_chemical_symbols(), atoms.get_scaled_positions())],
+                          Lattice(a, b, c, *angles))
     phase = Phase(crystal.name, space_group=1, structure=structure)
     spots = SimulationGenerator(kilovolts, scattering_params='xtables', minimum_intensity=1e-6)
     x = (np.arange(pixels) - pixels/2)/2; wide = ProbeFunction(lambda mesh: np.ones(mesh.shape[:-1]))
     dense = AtomicDiffractionGenerator(kilovolts, [x, x])
-    return {'diffsims spots': lambda: spots.calculate_diffraction2d(phase, reciprocal_radius=1., max_excitation_error=1/c),
-        'diffsims pixels': lambda: dense.calculate_ed_data(structure, wide, 1., probe_centre=np.array([a/2, b/2, 0.]), z_range=c, GPU=False)}
+    return {'diffsims spots': lambda: spots.calculate_diffraction2d(phase, reciprocal_radius=1.,
+        max_excitation_error=1/c),
+            'diffsims pixels': lambda: dense.calculate_ed_data(structure, wide, 1.,
+                                                               probe_centre=np.array([a/2, b/2, 0.]), z_range=c,
+                                                               GPU=False)}
 
 # %% ../nbs/44_bench.ipynb #16795590
 def abtem_jobs(
@@ -221,10 +242,13 @@ def abtem_jobs(
 )->dict: # name -> function
     "What abTEM does with the same atoms"
     import abtem
-    atoms = crystal.to_ase(); box = atoms.copy(); box.set_cell([pixels/2, pixels/2, atoms.cell.lengths()[2]]); box.center()
+    atoms = crystal.to_ase(); box = atoms.copy(); box.set_cell([pixels/2, pixels/2, atoms.cell.lengths()[2]])
+    box.center()
     def multislice():
-        potential = abtem.Potential(box, gpts=2*pixels, slice_thickness=2., parametrization='peng', projection='infinite')
-        return abtem.PlaneWave(energy=voltage(wavelength)).multislice(potential, lazy=False).diffraction_patterns(max_angle=None)
+        potential = abtem.Potential(box, gpts=2*pixels, slice_thickness=2., parametrization='peng',
+                                    projection='infinite')
+        return abtem.PlaneWave(energy=voltage(wavelength)).multislice(potential,
+                                                                      lazy=False).diffraction_patterns(max_angle=None)
     def factors(): return abtem.bloch.StructureFactor(atoms, g_max=2**.5, parametrization='peng').build(lazy=False)
     return {'abTEM structure factors': factors, 'abTEM multislice': multislice}
 
@@ -251,10 +275,12 @@ def bench_peer(
     setup = Setup(Beam(wavelength, 'electron'), Detector(pixels), Crystallite(cells=(cells,)*3), ('z',))
     with warnings.catch_warnings(), torch_threads(1):
         warnings.simplefilter('ignore')
-        theirs = pymatgen_jobs(cell, wavelength) if name == 'pymatgen' else {'diffsims': diffsims_jobs, 'abtem': abtem_jobs}[name](block, wavelength, pixels)
+        theirs = (pymatgen_jobs(cell, wavelength) if name == 'pymatgen'
+                  else {'diffsims': diffsims_jobs, 'abtem': abtem_jobs}[name](block, wavelength, pixels))
         timed = side_by_side({'msdn_nb': on_one_core(partial(simulate, [cell], setup)), **theirs}, rounds)
         alike = {k: likeness(job(), setup) for k, job in theirs.items() if k in ('diffsims pixels', 'abTEM multislice')}
-    return dict(version=version(name), atoms=8 if name == 'pymatgen' else len(block.numbers), pixels=pixels, wavelength=wavelength, correlation=alike, **timed)
+    return dict(version=version(name), atoms=8 if name == 'pymatgen' else len(block.numbers), pixels=pixels,
+                wavelength=wavelength, correlation=alike, **timed)
 
 # %% ../nbs/44_bench.ipynb #be8e1e09
 def likeness(
@@ -288,12 +314,16 @@ def bench_condor(
     "Time of our pattern beside Condor's published cost, one beam"
     atoms = 8*cells**3; condor = CONDOR_SECONDS*atoms*pixels**2; found = {}
     for name, detector in dict(even=Detector(pixels), flat=condor_detector(pixels)).items():
-        setup = Setup(Beam(), detector, Crystallite(cells=(cells,)*3), ('z',)); job = partial(simulate, [silicon()], setup); ours = {}
+        setup = Setup(Beam(), detector, Crystallite(cells=(cells,)*3), ('z',))
+        job = partial(simulate, [silicon()], setup); ours = {}
         for threads in (1, os.cpu_count()):
             with torch_threads(threads): ours[threads] = side_by_side({'msdn_nb': job}, rounds)
-        one, every = (o['seconds']['msdn_nb'] for o in (ours[1], ours[threads])); cpu = ours[1]['cpu_seconds']['msdn_nb']
-        found[name] = dict(milliseconds=one*1e3, cpu_milliseconds=cpu*1e3, milliseconds_all_cores=every*1e3, ratio=condor/one, cpu_ratio=condor/cpu, ratio_all_cores=condor/every)
-    return dict(found, atoms=atoms, pixels=pixels, condor_seconds=condor, condor='1.0.7, measured elsewhere on one core, 15 ns per atom and pixel', rounds=rounds)
+        one, every = (o['seconds']['msdn_nb'] for o in (ours[1], ours[threads]))
+        cpu = ours[1]['cpu_seconds']['msdn_nb']
+        found[name] = dict(milliseconds=one*1e3, cpu_milliseconds=cpu*1e3, milliseconds_all_cores=every*1e3,
+                           ratio=condor/one, cpu_ratio=condor/cpu, ratio_all_cores=condor/every)
+    return dict(found, atoms=atoms, pixels=pixels, condor_seconds=condor,
+                condor='1.0.7, measured elsewhere on one core, 15 ns per atom and pixel', rounds=rounds)
 
 # %% ../nbs/44_bench.ipynb #1c406367
 def condor_agreement(
@@ -303,11 +333,14 @@ def condor_agreement(
     path = path or shared_path('reference_dp/condor_si512.npz')
     if path is None: return dict(skipped='reference_dp/condor_si512.npz is not at hand')
     with np.load(path) as d: intensity, positions, S = (d[k] for k in ('intensity', 'positions', 'S'))
-    beam = Beam(.035); tangent = S[..., 0]/(1/beam.wavelength + S[..., 2]); detector = condor_detector(len(S), np.diff(tangent, axis=1).mean())
+    beam = Beam(.035); tangent = S[..., 0]/(1/beam.wavelength + S[..., 2])
+    detector = condor_detector(len(S), np.diff(tangent, axis=1).mean())
     atoms = Crystal(np.eye(3)*100, [14]*len(positions), positions/100, name='Si512')
-    listed, cells = (simulate([c], Setup(beam, detector, Crystallite(cells=n), ('z',)))[0, 0] for c, n in ((atoms, (1, 1, 1)), (silicon(), (4, 4, 4))))
-    return dict(error_listed=amplitude_error(listed, intensity), error_cells=amplitude_error(cells, intensity), atoms=len(positions), pixels=len(S),
-        error_of_S=float(np.abs(detector.scattering_vectors(beam).numpy() - S).max()))
+    listed, cells = (simulate([c], Setup(beam, detector, Crystallite(cells=n), ('z',)))[0, 0]
+                     for c, n in ((atoms, (1, 1, 1)), (silicon(), (4, 4, 4))))
+    return dict(error_listed=amplitude_error(listed, intensity), error_cells=amplitude_error(cells, intensity),
+                atoms=len(positions), pixels=len(S),
+                error_of_S=float(np.abs(detector.scattering_vectors(beam).numpy() - S).max()))
 
 # %% ../nbs/44_bench.ipynb #bd613c6a
 def bench_shaping(
@@ -316,8 +349,10 @@ def bench_shaping(
 )->dict: # images per second and the ratio to the released program
     "Shaping rate at 256 pixels"
     found = measure_shaping(n=n, workers=workers, rounds=5 if n > 100 else 2)
-    keep = 'images_per_second', 'images_per_second_median', 'released_program_images_per_second', 'workers', 'n', 'rounds', 'pixels', 'mode', 'nodes_mean', 'seed'
-    return dict({k: found[k] for k in keep}, ratio=found['images_per_second_median']/found['released_program_images_per_second'])
+    keep = ('images_per_second', 'images_per_second_median', 'released_program_images_per_second', 'workers', 'n',
+            'rounds', 'pixels', 'mode', 'nodes_mean', 'seed')
+    return dict({k: found[k] for k in keep},
+                ratio=found['images_per_second_median']/found['released_program_images_per_second'])
 
 def bench_standard_cells(
     n:int=1000,  # structures
@@ -327,7 +362,8 @@ def bench_standard_cells(
     path = shared_path('mp/structures.parquet')
     if path is None: return dict(skipped='mp/structures.parquet is not at hand')
     found = measure_standard_cells(path, n=n, seed=seed)
-    keep = 'n', 'agreement_lattice', 'agreement_pattern', 'structures_per_second', 'ratio_to_pymatgen', 'seed', 'data_hash'
+    keep = ('n', 'agreement_lattice', 'agreement_pattern', 'structures_per_second', 'ratio_to_pymatgen', 'seed',
+            'data_hash')
     return dict({k: found[k] for k in keep}, ratio=found['ratio_to_pymatgen']['one_core'])
 
 # %% ../nbs/44_bench.ipynb #d2320d38
@@ -339,11 +375,14 @@ def bench_parts(
     n, pixels, rounds = (20, 64, 2) if quick else (400, 128, 5)
     def simulation():
         crystals, what = bench_crystals(n, seed); workers = os.cpu_count()
-        return dict(crystals=what, pixels=pixels, beams=3, workers=workers, crystals_per_second=crystals_per_second(crystals, pixels, workers, 2 if quick else 5))
+        return dict(crystals=what, pixels=pixels, beams=3, workers=workers,
+                    crystals_per_second=crystals_per_second(crystals, pixels, workers, 2 if quick else 5))
     peers = {name: partial(bench_peer, name, 2 if quick else 3, pixels, rounds) for name in PEERS}
-    return {'simulation': simulation, 'direct_sum': partial(bench_direct_sum, silicon(), (3,)*3 if quick else (6,)*3, pixels, rounds), **peers,
-        'condor': partial(bench_condor, *((3, 128, 3) if quick else (6, 256, 25))), 'condor_pattern': condor_agreement,
-        'shaping': partial(bench_shaping, 60 if quick else 600, os.cpu_count()), 'standard_cells': partial(bench_standard_cells, 50 if quick else 1000, seed)}
+    return {'simulation': simulation, 'direct_sum': partial(bench_direct_sum, silicon(), (3,)*3 if quick else (6,)*3,
+                                                            pixels, rounds), **peers,
+            'condor': partial(bench_condor, *((3, 128, 3) if quick else (6, 256, 25))),
+            'condor_pattern': condor_agreement, 'shaping': partial(bench_shaping, 60 if quick else 600, os.cpu_count()),
+            'standard_cells': partial(bench_standard_cells, 50 if quick else 1000, seed)}
 
 # %% ../nbs/44_bench.ipynb #03f26d73
 def run_bench(
@@ -357,8 +396,9 @@ def run_bench(
     for name, part in bench_parts(quick, seed).items():
         if report: report(name)
         begun = time.perf_counter(); found[name] = part(); found[name]['wall_time_s'] = time.perf_counter() - begun
-    found.update(quick=quick, seed=seed, **training_facts(), load_before=load, load_after=os.getloadavg()[0] if load is not None else None, wall_time_s=time.perf_counter() - start,
-        command=f'python -c "from msdn_nb.bench import run_bench as b; b(quick={quick}, seed={seed}, out={str(out)!r})"')
+    found.update(quick=quick, seed=seed, **training_facts(), load_before=load,
+                 load_after=os.getloadavg()[0] if load is not None else None, wall_time_s=time.perf_counter() - start,
+                 command=f'python -c "from msdn_nb.bench import run_bench as b; b(quick={quick}, seed={seed}, out={str(out)!r})"')
     if out is not None: write_bench(found, out)
     return found
 
@@ -375,9 +415,14 @@ def bench_ratios(
 )->list: # (label, ratio), how many times faster ours is
     "All ratios of a run; peers that were skipped are not among them"
     rows = []
-    if 'ratio' in (o := found.get('direct_sum', {})): rows += [(f'numpy direct sum, {o["atoms"]:,} atoms', o['ratio']), ('the same, our atoms listed too', o['ratio_listed'])]
-    for name in PEERS: rows += [(f'{k}, {found[name]["atoms"]} atoms', r) for k, r in found.get(name, {}).get('ratio', {}).items()]
-    for kind in ('even', 'flat'): rows += [(f'Condor (quoted), {kind} detector', found['condor'][kind]['ratio'])] if kind in found.get('condor', {}) else []
+    if 'ratio' in (o := found.get('direct_sum', {})):
+        rows += [(f'numpy direct sum, {o["atoms"]:,} atoms', o['ratio']),
+                 ('the same, our atoms listed too', o['ratio_listed'])]
+    for name in PEERS:
+        rows += [(f'{k}, {found[name]["atoms"]} atoms', r) for k, r in found.get(name, {}).get('ratio', {}).items()]
+    for kind in ('even', 'flat'):
+        rows += ([(f'Condor (quoted), {kind} detector', found['condor'][kind]['ratio'])]
+                 if kind in found.get('condor', {}) else [])
     for part, label in (('shaping', 'released shaping (quoted)'), ('standard_cells', 'pymatgen standard cells')):
         if 'ratio' in found.get(part, {}): rows.append((label, found[part]['ratio']))
     return rows
@@ -388,8 +433,10 @@ def plot_bench(
 ):
     "Bars of all ratios on a logarithmic scale"
     import matplotlib.pyplot as plt
-    labels, ratios = zip(*bench_ratios(found)); ax = ax or plt.subplots(figsize=(7, .34*len(labels) + 1), layout='constrained')[1]
+    labels, ratios = zip(*bench_ratios(found))
+    ax = ax or plt.subplots(figsize=(7, .34*len(labels) + 1), layout='constrained')[1]
     bars = ax.barh(labels, ratios, color=['#c9c9c9' if 'quoted' in l else '#33658a' for l in labels])
     ax.bar_label(bars, [f'{r:,.0f}' if r >= 10 else f'{r:.1f}' for r in ratios], padding=3, fontsize=8)
-    ax.set(xscale='log', xlabel='times faster than'); ax.axvline(1, color='k', lw=.8); ax.invert_yaxis(); ax.margins(x=.12); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(xscale='log', xlabel='times faster than'); ax.axvline(1, color='k', lw=.8); ax.invert_yaxis()
+    ax.margins(x=.12); ax.spines[['top', 'right']].set_visible(False)
     return ax

@@ -18,8 +18,8 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/61_cli.ipynb #0fef37a1
-app = typer.Typer(name='msdn', help='From diffraction patterns to space groups.', no_args_is_help=True, add_completion=False,
-                  pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(name='msdn', help='From diffraction patterns to space groups.', no_args_is_help=True,
+                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 def _version(asked:bool):
     if asked:
@@ -27,7 +27,9 @@ def _version(asked:bool):
         print(f'msdn_nb {__version__}'); raise typer.Exit()
 
 @app.callback()
-def _options(version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version.')]=False): pass
+def _options(version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True,
+                                                  help='Show the version.')]=False):
+    pass
 
 def main(): app(prog_name='msdn')
 
@@ -35,7 +37,9 @@ def main(): app(prog_name='msdn')
 Json = Annotated[bool, typer.Option('--json', help='Print one JSON document on stdout.')]
 Seed = Annotated[int, typer.Option(help='Seed of all that is random.')]
 Workers = Annotated[int, typer.Option(min=1, help='Processes.')]
-Structures = Annotated[list[Path], typer.Argument(help='Structure files: CIF, POSCAR, pymatgen JSON, whatever ASE reads.', show_default=False)]
+Structures = Annotated[list[Path],
+                       typer.Argument(help='Structure files: CIF, POSCAR, pymatgen JSON, whatever ASE reads.',
+                                      show_default=False)]
 Table = Annotated[Path, typer.Argument(help='Parquet file of structures, as msdn data writes it.', show_default=False)]
 
 # %% ../nbs/61_cli.ipynb #984870c0
@@ -45,7 +49,8 @@ def message(
 )->str: # one line
     "What to tell of an error"
     text = ' '.join(str(error).split()) or type(error).__name__
-    if not isinstance(error, (ValueError, OSError)): text = f'{type(error).__name__}: {text}; this was not foreseen, please report it'
+    if not isinstance(error, (ValueError, OSError)):
+        text = f'{type(error).__name__}: {text}; this was not foreseen, please report it'
     name = str(name); stem = Path(name).stem
     if not name or name in text or any(part in text for part in name.split() if '.' in part): return text
     return f'{name}: {text.removeprefix(f"{stem}: ")}'
@@ -133,12 +138,14 @@ def write_figures(
 def _table(found):
     "An answer as lines of text"
     from msdn_nb.symmetry import symbol
-    lines, same = [f'{found.input}  ({found.model}){": I do not know" if found.undecided else ""}'], 'no pattern tells it from' if found.pattern is None else 'the same lines as'
+    lines, same = ([f'{found.input}  ({found.model}){": I do not know" if found.undecided else ""}'],
+                   'no pattern tells it from' if found.pattern is None else 'the same lines as')
     for i, c in enumerate(found.candidates, 1):
         doubt = f' ± {100*c.std:4.1f}' if any(o.std for o in found.candidates) else ''
         alike = [f'{n} {symbol(n)}' for n in c.inseparable]
         if len(alike) > 8: alike = [*alike[:7], f'and {len(alike) - 7} more']
-        lines.append(f'{i:3}  {c.space_group:3}  {c.symbol:10} {c.crystal_system:13}{100*c.probability:5.1f}{doubt} %' + (f'   {same} {", ".join(alike)}' if alike else ''))
+        lines.append(f'{i:3}  {c.space_group:3}  {c.symbol:10} {c.crystal_system:13}{100*c.probability:5.1f}{doubt} %'
+                     + (f'   {same} {", ".join(alike)}' if alike else ''))
     return '\n'.join(lines + [f'     note: {w}' for w in found.warnings])
 
 def _identify_all(inputs, model, options):
@@ -159,7 +166,9 @@ def _identified(items):
         if isinstance(item, tuple): error, entry = item[1], dict(input=item[0], error=item[1])
         else:
             error, entry = None, item.to_dict()
-            if not item.known: error = f'{item.input}: ' + next(w for w in item.warnings if 'does not know' in w); entry['error'] = error
+            if not item.known:
+                error = f'{item.input}: ' + next(w for w in item.warnings if 'does not know' in w)
+                entry['error'] = error
             text.append(_table(item))
         document.append(entry); errors += [error] if error else []
     return document, '\n\n'.join(text), errors
@@ -174,20 +183,27 @@ def cell_numbers(
     if text is None: return None
     try: cell = tuple(float(x) for x in text.replace(',', ' ').split())
     except ValueError: cell = ()
-    if len(cell) != 6: raise typer.BadParameter(f'{text!r}: give six numbers, a b c in angstrom and alpha beta gamma in degrees, such as "4.594 4.594 2.959 90 90 90"', param_hint='--cell')
+    if len(cell) != 6:
+        raise typer.BadParameter(f'{text!r}: give six numbers, a b c in angstrom and alpha beta gamma in degrees, such as "4.594 4.594 2.959 90 90 90"',
+                                 param_hint='--cell')
     return cell
 
 # %% ../nbs/61_cli.ipynb #d45531f9
 @app.command()
 def identify(
-    paths:Annotated[list[Path], typer.Argument(help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images (PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z; or NPZ files of msdn simulate.', show_default=False)],
-    model:Annotated[Optional[str], typer.Option(help='Name of shipped weights, or path of a .safetensors file; powder-230-measured for powder patterns and msdn-72 for the rest, if not given.', show_default=False)]=None,
+    paths:Annotated[list[Path],
+                    typer.Argument(help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images (PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z; or NPZ files of msdn simulate.',
+                                   show_default=False)],
+    model:Annotated[Optional[str],
+                    typer.Option(help='Name of shipped weights, or path of a .safetensors file; powder-230-measured for powder patterns and msdn-72 for the rest, if not given.',
+                                 show_default=False)]=None,
     wavelength:Annotated[Optional[str], typer.Option(help='Of powder patterns: angstrom, or an anode such as Cu; needed where the file does not say.', show_default=False)]=None,
     cell:Annotated[Optional[str], typer.Option(help='Of a powder pattern, where it is known: "a b c alpha beta gamma", angstrom and degrees.', show_default=False)]=None,
     mc:Annotated[int, typer.Option(min=0, help='Monte Carlo dropout passes, for error bars; 0 for one plain pass.')]=0,
     plot:Annotated[Optional[Path], typer.Option(help='Draw a figure: PNG, PDF, SVG... Several crystals get a page each in a PDF, else a file each.', show_default=False)]=None,
     top:Annotated[int, typer.Option(min=1, help='Candidates to list.')]=5,
-    grey:Annotated[Optional[Grey], typer.Option(help='Grey scale of images, log meaning the decades of the model; what the files of msdn simulate state, else linear.', show_default=False)]=None,
+    grey:Annotated[Optional[Grey], typer.Option(help='Grey scale of images, log meaning the decades of the model; what the files of msdn simulate state, else linear.',
+                                                show_default=False)]=None,
     field_of_view:Annotated[Optional[float], typer.Option(min=1e-3, help="Half the edge of images in 1/angstrom; the model's if not given.", show_default=False)]=None,
     seed:Seed=0, as_json:Json=False,
 ):
@@ -209,7 +225,8 @@ def _axis(text):
     if text in ('x', 'y', 'z'): return text
     try: uvw = tuple(int(i) for i in text.split(','))
     except ValueError: uvw = ()
-    if len(uvw) != 3 or not any(uvw): raise typer.BadParameter(f'{text}: use x, y, z, or three whole numbers such as 1,1,0', param_hint='--axis')
+    if len(uvw) != 3 or not any(uvw):
+        raise typer.BadParameter(f'{text}: use x, y, z, or three whole numbers such as 1,1,0', param_hint='--axis')
     return uvw
 
 def make_setup(
@@ -227,7 +244,8 @@ def make_setup(
     from msdn_nb.diffraction import DEFAULT, PAPER
     def change(o, **kwargs): return replace(o, **{k: v for k, v in kwargs.items() if v is not None})
     s = dict(paper=PAPER, default=DEFAULT)[name]
-    return change(s, beam=change(s.beam, wavelength=wavelength, radiation=radiation), detector=change(s.detector, pixels=pixels, field_of_view=field_of_view),
+    return change(s, beam=change(s.beam, wavelength=wavelength, radiation=radiation),
+                  detector=change(s.detector, pixels=pixels, field_of_view=field_of_view),
                   crystallite=change(s.crystallite, size=size), axes=tuple(map(_axis, axes)) or None, b_factor=b_factor)
 
 # %% ../nbs/61_cli.ipynb #da57495e
@@ -249,8 +267,10 @@ def _save_arrays(path, **arrays):
 
 def _arrays(crystal, setup, intensity, shaped):
     "What the NPZ file holds"
-    return dict(intensity=intensity, shaped=shaped, axes=_axis_names(setup), field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope, wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
-                lattice=crystal.lattice, numbers=crystal.numbers, frac_coords=crystal.frac_coords, occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
+    return dict(intensity=intensity, shaped=shaped, axes=_axis_names(setup), field_of_view=setup.detector.field_of_view,
+                envelope=setup.crystallite.envelope, wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
+                lattice=crystal.lattice, numbers=crystal.numbers, frac_coords=crystal.frac_coords,
+                occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
 
 def _axis_names(setup): return [a if isinstance(a, str) else ''.join(map(str, a)) for a in setup.axes]
 
@@ -274,9 +294,11 @@ def write_patterns(
     raw, files = to_uint8(intensity, grey).numpy(), []
     facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope)
     def put(what, array, **facts): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png'), **facts))
-    for n, image, coloured in zip(_axis_names(setup), raw, shaped): put(f'{n}_raw', image, **facts); put(f'{n}_shaped', coloured)
+    for n, image, coloured in zip(_axis_names(setup), raw, shaped):
+        put(f'{n}_raw', image, **facts); put(f'{n}_shaped', coloured)
     if len(linear) == 3: put('spot', spot_pattern(linear))
-    return [*files, _save_arrays(stem.with_name(stem.name + '.npz'), **_arrays(crystal, setup, intensity.numpy(), shaped))]
+    return [*files, _save_arrays(stem.with_name(stem.name + '.npz'),
+                                 **_arrays(crystal, setup, intensity.numpy(), shaped))]
 
 # %% ../nbs/61_cli.ipynb #ac6aab8b
 def make_instrument(
@@ -297,10 +319,12 @@ def make_instrument(
     from msdn_nb.measured import K_ALPHA, wavelength_angstrom
     angstrom = wavelength_angstrom(wavelength or 'Cu'); scale = angstrom/CU_KA1
     second = {a: b for a, b in K_ALPHA.values()}.get(angstrom)
-    if alpha2 and second is None: raise ValueError(f'K-alpha2 of {angstrom:g} angstrom is not known; give --wavelength as one of {", ".join(K_ALPHA)}')
+    if alpha2 and second is None:
+        raise ValueError(f'K-alpha2 of {angstrom:g} angstrom is not known; give --wavelength as one of {", ".join(K_ALPHA)}')
     reach = tuple(round(math.degrees(2*math.asin(min(.996, scale*math.sin(math.radians(x/2))))), 2) for x in (5, 90))
-    return Instrument(angstrom, radiation or 'xray', .5*alpha2, second if alpha2 else None, tuple(two_theta or reach), round(.02*scale, 4), w=(fwhm or .1*scale)**2,
-                      background=(background, -background/2) if background else (), counts=counts, march=march, b_factor=b_factor or 0., seed=seed)
+    return Instrument(angstrom, radiation or 'xray', .5*alpha2, second if alpha2 else None, tuple(two_theta or reach),
+                      round(.02*scale, 4), w=(fwhm or .1*scale)**2, background=(background, -background/2) if background
+                      else (), counts=counts, march=march, b_factor=b_factor or 0., seed=seed)
 
 # %% ../nbs/61_cli.ipynb #d6c4c90e
 def _save_powder(pattern, path):
@@ -326,9 +350,11 @@ def write_powder(
     from msdn_nb.sources import written_beside
     crystal = check_size(read_crystal(path)); crystal = crystal if as_is else standard_cell(crystal)
     pattern = replace(powder_pattern(crystal, instrument), name=stem.name)
-    files, figure = [_save_powder(pattern, stem.with_name(stem.name + '.xy'))], Figure(figsize=(9, 3), layout='constrained')
+    files, figure = ([_save_powder(pattern, stem.with_name(stem.name + '.xy'))],
+                     Figure(figsize=(9, 3), layout='constrained'))
     pattern.plot(figure.subplots(), reflections(crystal, pattern.q[-1], radiation=instrument.radiation))
-    with written_beside(picture := stem.with_name(stem.name + '.png')) as part: figure.savefig(part, format='png', dpi=120)
+    with written_beside(picture := stem.with_name(stem.name + '.png')) as part:
+        figure.savefig(part, format='png', dpi=120)
     return [*files, picture]
 
 # %% ../nbs/61_cli.ipynb #bca4bd24
@@ -343,7 +369,10 @@ def _simulate_all(paths, out, write, **look):
     document, errors, used = [], [], []
     for path in tqdm(paths, desc='simulate', disable=not (sys.stderr.isatty() and len(paths) > 4)):
         used.append(path.stem); n = used.count(path.stem)
-        try: document.append(dict(input=str(path), files=[str(f) for f in write(path, out/(path.stem if n == 1 else f'{path.stem}-{n}'), **look)]))
+        try:
+            document.append(dict(input=str(path),
+                                 files=[str(f) for f in write(path, out/(path.stem if n == 1 else f'{path.stem}-{n}'),
+                                                              **look)]))
         except Exception as e: errors.append(message(e, path)); document.append(dict(input=str(path), error=errors[-1]))
     text = '\n'.join(f'{d["input"]}: {len(d["files"])} files in {out}' for d in document if 'files' in d)
     return document, text, errors
@@ -352,21 +381,31 @@ def _simulate_all(paths, out, write, **look):
 def _refuse(others, flag):
     "A usage error for options that do not go with the kind of pattern asked for"
     for name, value in others.items():
-        if value not in (None, [], False): raise typer.BadParameter(f'goes only {flag}', param_hint='--' + name.replace('_', '-'))
+        if value not in (None, [], False):
+            raise typer.BadParameter(f'goes only {flag}', param_hint='--' + name.replace('_', '-'))
 
 def _plain_wavelength(text):
     "Angstrom of a zone-axis simulation, or None"
     try: return None if text is None else float(text)
-    except ValueError: raise typer.BadParameter(f'{text}: give angstrom; anodes are understood with --powder', param_hint='--wavelength') from None
+    except ValueError:
+        raise typer.BadParameter(f'{text}: give angstrom; anodes are understood with --powder',
+                                 param_hint='--wavelength') from None
 
 # %% ../nbs/61_cli.ipynb #68c96427
-Angles = Annotated[Optional[tuple[float, float]], typer.Option(help='--powder: first and last angle, degrees.', show_default=False)]
-Width = Annotated[Optional[float], typer.Option(min=.001, help='--powder: width of the lines, degrees.', show_default=False)]
+Angles = Annotated[Optional[tuple[float, float]], typer.Option(help='--powder: first and last angle, degrees.',
+                                                               show_default=False)]
+Width = Annotated[Optional[float], typer.Option(min=.001, help='--powder: width of the lines, degrees.',
+                                                show_default=False)]
 Doublet = Annotated[bool, typer.Option('--alpha2', help='--powder: add K-alpha2 of the anode.')]
-Height = Annotated[Optional[float], typer.Option(min=0, help='--powder: height, per cent of the highest line.', show_default=False)]
-Counts = Annotated[Optional[float], typer.Option(min=1, help='--powder: counts in the highest line; adds noise.', show_default=False)]
-March = Annotated[Optional[float], typer.Option(min=.05, max=20, help='--powder: March-Dollase r about 001; below 1 plates, above 1 needles.', show_default=False)]
-BFactor = Annotated[Optional[float], typer.Option(min=0, help='Isotropic Debye-Waller B, square angstrom.', show_default=False)]
+Height = Annotated[Optional[float], typer.Option(min=0, help='--powder: height, per cent of the highest line.',
+                                                 show_default=False)]
+Counts = Annotated[Optional[float], typer.Option(min=1, help='--powder: counts in the highest line; adds noise.',
+                                                 show_default=False)]
+March = Annotated[Optional[float], typer.Option(min=.05, max=20,
+                                                help='--powder: March-Dollase r about 001; below 1 plates, above 1 needles.',
+                                                show_default=False)]
+BFactor = Annotated[Optional[float], typer.Option(min=0, help='Isotropic Debye-Waller B, square angstrom.',
+                                                  show_default=False)]
 AsIs = Annotated[bool, typer.Option('--as-is', help="Keep the file's cell; do not go to the standard one.")]
 
 # %% ../nbs/61_cli.ipynb #8eba3261
@@ -410,7 +449,8 @@ def number_list(
     "Numbers from a list of numbers and ranges"
     try: parts = [[int(n) for n in part.split('-')] for part in text.split(',')]
     except ValueError: parts = [[]]
-    if not all(len(p) in (1, 2) and p[0] <= p[-1] for p in parts): raise typer.BadParameter(f'{text}: give numbers and ranges such as 1-15,225', param_hint='--groups')
+    if not all(len(p) in (1, 2) and p[0] <= p[-1] for p in parts):
+        raise typer.BadParameter(f'{text}: give numbers and ranges such as 1-15,225', param_hint='--groups')
     return [n for p in parts for n in range(p[0], p[-1] + 1)]
 
 def _source(name, where, query, pattern, groups, per_group, seed):
@@ -427,10 +467,14 @@ def _source(name, where, query, pattern, groups, per_group, seed):
 @app.command()
 def data(
     source:Annotated[SourceName, typer.Argument(help='Where the structures come from.', show_default=False)],
-    where:Annotated[Optional[str], typer.Argument(help='The folder, or the OPTIMADE provider (cod, mp, oqmd... or an address).', show_default=False)]=None,
+    where:Annotated[Optional[str],
+                    typer.Argument(help='The folder, or the OPTIMADE provider (cod, mp, oqmd... or an address).',
+                                   show_default=False)]=None,
     out:Annotated[Path, typer.Option(help='Parquet file to write.', show_default=False)]=...,
-    query:Annotated[Optional[str], typer.Option(help='optimade: a filter; mp: chemical systems such as Ti-O,Na-Cl.', show_default=False)]=None,
-    pattern:Annotated[Optional[str], typer.Option(help='folder: which files, such as "**/*.cif".', show_default=False)]=None,
+    query:Annotated[Optional[str], typer.Option(help='optimade: a filter; mp: chemical systems such as Ti-O,Na-Cl.',
+                                                show_default=False)]=None,
+    pattern:Annotated[Optional[str], typer.Option(help='folder: which files, such as "**/*.cif".',
+                                                  show_default=False)]=None,
     groups:Annotated[str, typer.Option(help='pyxtal: space groups to draw from.')]='1-230',
     per_group:Annotated[int, typer.Option(min=1, help='pyxtal: crystals of each group.')]=10,
     limit:Annotated[Optional[int], typer.Option(min=1, help='Stop after this many crystals.', show_default=False)]=None,
@@ -439,12 +483,15 @@ def data(
 ):
     "Collect structures into a Parquet file."
     name, wanted = SourceName(source).value, number_list(groups)
-    if name in ('folder', 'optimade') and not where: raise typer.BadParameter(f'{name} needs to know where: give the {"folder" if name == "folder" else "provider"} after it', param_hint='WHERE')
+    if name in ('folder', 'optimade') and not where:
+        raise typer.BadParameter(f'{name} needs to know where: give the {"folder" if name == "folder" else "provider"} after it',
+                                 param_hint='WHERE')
     def job():
         from msdn_nb.sources import collect
         got = collect(_source(name, where, query, pattern, wanted, per_group, seed), out, resume=resume, limit=limit)
         failed = [dict(input=i, error=e) for i, e in got.failed]
-        return dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed), f'{out}: {got.n:,} crystals, {len(failed):,} left out', [f['error'] for f in failed]
+        return (dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed),
+                f'{out}: {got.n:,} crystals, {len(failed):,} left out', [f['error'] for f in failed])
     one_job(job, where or name, as_json)
 
 # %% ../nbs/61_cli.ipynb #30a35a66
@@ -454,7 +501,8 @@ def _recipes():
     from msdn_nb.powder_model import POWDER_MODELS
     from msdn_nb.powder_network import LAW_RECIPES
     from msdn_nb.indexing import READERS
-    return {n: (kind, r) for kind, some in (('images', RECIPES), ('powder', POWDER_MODELS), ('laws', LAW_RECIPES), ('reader', READERS)) for n, r in some.items()}
+    return {n: (kind, r) for kind, some in (('images', RECIPES), ('powder', POWDER_MODELS), ('laws', LAW_RECIPES),
+                                            ('reader', READERS)) for n, r in some.items()}
 
 def _some_rows(table, limit, seed):
     "A table, or a random part of it"
@@ -470,7 +518,8 @@ def _first_goes_on():
 def _alone(name):
     "Refuse what is not made for several processes"
     from msdn_nb.training import team
-    if team()[1] > 1: raise ValueError(f'{name}: this training is not shared among processes; start it without torchrun')
+    if team()[1] > 1:
+        raise ValueError(f'{name}: this training is not shared among processes; start it without torchrun')
 
 # %% ../nbs/61_cli.ipynb #ca757ad7
 def _begun(start):
@@ -522,7 +571,8 @@ def _train_laws(recipe, table, run, out, epochs, workers, seed, start, cache, su
 def _train_reader(recipe, table, run, out, epochs, workers, seed, start, cache, substitute, measured, command):
     "Path of the weights, and scores on law-made patterns"
     from msdn_nb.indexing import finish_reader, train_reader
-    if table is not None or epochs or start: raise ValueError(f'{recipe.name}: a reader learns three weights from laws, at once; leave out --data, --epochs and --start')
+    if table is not None or epochs or start:
+        raise ValueError(f'{recipe.name}: a reader learns three weights from laws, at once; leave out --data, --epochs and --start')
     _alone(recipe.name); path = finish_reader(train_reader(recipe, seed), recipe, out, command=command, seed=seed)
     return path, dict(model=recipe.name, **json.loads(path.with_suffix('.json').read_text())['unseen'])
 
@@ -561,8 +611,11 @@ def train(
 # %% ../nbs/61_cli.ipynb #07b11f3d
 def _scores(d):
     "Scores as lines of text"
-    shown = {'top1': 'top-1', 'top2': 'top-2', 'top3': 'top-3', 'top4': 'top-4', 'top5': 'top-5', 'class': 'extinction class', 'diffraction_class_top1': 'diffraction class', 'crystal_system_top1': 'crystal system', 'macro_f1': 'macro F1', 'ece': 'calibration error'}
-    head = f'{d["model"]}: {d["n"]:,} patterns' + (f', {d["skipped"]:,} skipped, {d["structures_per_second"]:.0f} a second' if 'skipped' in d else ' made from laws')
+    shown = {'top1': 'top-1', 'top2': 'top-2', 'top3': 'top-3', 'top4': 'top-4', 'top5': 'top-5',
+             'class': 'extinction class', 'diffraction_class_top1': 'diffraction class',
+             'crystal_system_top1': 'crystal system', 'macro_f1': 'macro F1', 'ece': 'calibration error'}
+    head = f'{d["model"]}: {d["n"]:,} patterns' + (f', {d["skipped"]:,} skipped, {d["structures_per_second"]:.0f} a second'
+                                                   if 'skipped' in d else ' made from laws')
     return '\n'.join([head, *(f'  {label:18}{100*d[key]:6.2f} %' for key, label in shown.items() if key in d)])
 
 def _rows_wanted(trained, table, unseen, sample, seed):
@@ -585,7 +638,8 @@ def _evaluate_laws(trained, table, rows, workers, chunk=512):
     parts = [cddd(table, known[i:i + chunk], threads=workers) for i in range(0, len(known), chunk)]
     good, truth = (np.concatenate([getattr(p, k) for p in parts]) for k in ('rows', 'space_group'))
     answers = np.exp(np.concatenate([law_answers(trained, p.patterns) for p in parts]))
-    return Evaluation(trained.card['name'], groups, good, np.searchsorted(groups, truth), answers, len(rows) - len(good), time.perf_counter() - start)
+    return Evaluation(trained.card['name'], groups, good, np.searchsorted(groups, truth), answers, len(rows) - len(good),
+                      time.perf_counter() - start)
 
 def _class_score(model, scored):
     "The share of right extinction classes, for what reads them"
@@ -607,7 +661,8 @@ def _scored(model, table, unseen, sample, workers, seed):
 # %% ../nbs/61_cli.ipynb #ee7cbf97
 @app.command()
 def evaluate(
-    model:Annotated[str, typer.Argument(help='Name of shipped weights, or path of a .safetensors file.', show_default=False)],
+    model:Annotated[str, typer.Argument(help='Name of shipped weights, or path of a .safetensors file.',
+                                        show_default=False)],
     file:Table,
     sample:Annotated[Optional[int], typer.Option(min=1, help='Score this many random rows.', show_default=False)]=None,
     unseen:Annotated[bool, typer.Option('--unseen', help='Only rows that the training never saw.')]=False,
@@ -616,7 +671,8 @@ def evaluate(
     "Score a model on a Parquet file of structures."
     def job():
         from msdn_nb.sources import CrystalTable
-        scored = _scored(model, CrystalTable(file), unseen, sample, workers, seed); found = scored.to_dict() | _class_score(model, scored)
+        scored = _scored(model, CrystalTable(file), unseen, sample, workers, seed)
+        found = scored.to_dict() | _class_score(model, scored)
         return found, _scores(found), []
     one_job(job, file, as_json)
 
@@ -630,7 +686,8 @@ def bench(
     "Measure speed beside the installed peers."
     def job():
         from msdn_nb.bench import bench_ratios, run_bench
-        found = run_bench(quick=quick, out=out, seed=seed, report=(lambda part: print(part, file=sys.stderr)) if sys.stderr.isatty() else None)
+        found = run_bench(quick=quick, out=out, seed=seed, report=(lambda part: print(part, file=sys.stderr))
+                          if sys.stderr.isatty() else None)
         return found, '\n'.join(f'{ratio:10,.1f} times faster than {label}' for label, ratio in bench_ratios(found)), []
     one_job(job, out or 'bench', as_json)
 
@@ -640,7 +697,8 @@ def _experiments_text(rows):
     cells = [('name', 'paper', 'minutes', 'needs', 'done', 'about')]
     for r in rows:
         needs = ', '.join(n + (' (missing)' if n in r['missing'] else '') for n in r['needs'])
-        cells.append((r['name'], r['paper'], f"{r['minutes']:g}", needs, f"{r['done']}, {r['date']}" if r['done'] else '', r['about']))
+        cells.append((r['name'], r['paper'], f"{r['minutes']:g}", needs,
+                      f"{r['done']}, {r['date']}" if r['done'] else '', r['about']))
     widths = [max(len(c[i]) for c in cells) for i in range(5)]
     return '\n'.join('  '.join([*(f'{x:{w}}' for x, w in zip(c, widths)), c[5]]) for c in cells)
 
@@ -653,12 +711,18 @@ def _known_experiment(name):
 # %% ../nbs/61_cli.ipynb #44ee0ffe
 @app.command()
 def reproduce(
-    name:Annotated[Optional[str], typer.Argument(help='The experiment; without it, all are listed.', show_default=False)]=None,
+    name:Annotated[Optional[str], typer.Argument(help='The experiment; without it, all are listed.',
+                                                 show_default=False)]=None,
     quick:Annotated[bool, typer.Option('--quick', help='The same at a small size, into runs/quick/NAME.json.')]=False,
-    full:Annotated[bool, typer.Option('--full', help='At full size, where an experiment keeps a reduced one for two cores.')]=False,
-    data:Annotated[Optional[Path], typer.Option(help='Parquet file of structures, as msdn data writes it.', show_default=False)]=None,
-    out:Annotated[Optional[Path], typer.Option(help='Folder for NAME.json; results if not given.', show_default=False)]=None,
-    folder:Annotated[Optional[Path], typer.Option(help='Folder for finished steps and checkpoints; runs/NAME if not given.', show_default=False)]=None,
+    full:Annotated[bool, typer.Option('--full',
+                                      help='At full size, where an experiment keeps a reduced one for two cores.')]=False,
+    data:Annotated[Optional[Path], typer.Option(help='Parquet file of structures, as msdn data writes it.',
+                                                show_default=False)]=None,
+    out:Annotated[Optional[Path], typer.Option(help='Folder for NAME.json; results if not given.',
+                                               show_default=False)]=None,
+    folder:Annotated[Optional[Path],
+                     typer.Option(help='Folder for finished steps and checkpoints; runs/NAME if not given.',
+                                  show_default=False)]=None,
     workers:Workers=2, seed:Seed=0, as_json:Json=False,
 ):
     "List the experiments, or run one."
@@ -668,7 +732,9 @@ def reproduce(
         from msdn_nb.experiments import experiment_list, reproduce, result_path
         if name is None: return (rows := experiment_list(out)), _experiments_text(rows), []
         found = reproduce(name, quick, full, out, data, seed, workers, folder)
-        return found, f"{result_path(name, quick, out)}: {found['form']} size, {len(found['steps'])} steps, {found['wall_time_s']:,.1f} s", []
+        return (found,
+                f"{result_path(name, quick, out)}: {found['form']} size, {len(found['steps'])} steps, {found['wall_time_s']:,.1f} s",
+                [])
     one_job(job, name or 'reproduce', as_json)
 
 # %% ../nbs/61_cli.ipynb #5f8bcd75
@@ -686,8 +752,10 @@ def _system(text):
 # %% ../nbs/61_cli.ipynb #0703d249
 Axes = Enum('Axes', {n: n for n in ('fixed', 'free')}, type=str)
 By = Enum('By', {n: n for n in ('hkl', 'd')}, type=str)
-System = Annotated[str, typer.Option(help='cubic, tetragonal, trigonal+hexagonal, orthorhombic, monoclinic, triclinic, all, or space group numbers joined by commas.')]
-AxesOption = Annotated[Axes, typer.Option(help='Axes of the International Tables, or free: orthorhombic axes in any order.')]
+System = Annotated[str,
+                   typer.Option(help='cubic, tetragonal, trigonal+hexagonal, orthorhombic, monoclinic, triclinic, all, or space group numbers joined by commas.')]
+AxesOption = Annotated[Axes,
+                       typer.Option(help='Axes of the International Tables, or free: orthorhombic axes in any order.')]
 ByOption = Annotated[By, typer.Option(help='Judge by indexed reflections or by d-spacings alone.')]
 
 @laws.command()
@@ -703,12 +771,14 @@ def _prior(text):
     from msdn_nb.symmetry import population
     if text in ('uniform', 'mp'): return None if text == 'uniform' else population()
     try: return {int(n): float(w) for n, w in json.loads(Path(text).read_text(encoding='utf-8')).items()}
-    except (OSError, ValueError, TypeError, AttributeError): raise typer.BadParameter(f'--prior {text}: give uniform, mp, or a JSON file that maps space group numbers to weights') from None
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise typer.BadParameter(f'--prior {text}: give uniform, mp, or a JSON file that maps space group numbers to weights') from None
 
 @laws.command()
 def ceiling(
     system:System='all',
-    prior:Annotated[str, typer.Option(help='uniform, mp (Materials Project frequencies), or a JSON file {"225": weight}.')]='uniform',
+    prior:Annotated[str,
+                    typer.Option(help='uniform, mp (Materials Project frequencies), or a JSON file {"225": weight}.')]='uniform',
     k:Annotated[int, typer.Option('-k', min=1, help='Answers allowed.')]=5,
     axes:AxesOption='fixed', by:ByOption='hkl', as_json:Json=False,
 ):
@@ -726,7 +796,8 @@ def _numbers(text, each=1):
     try:
         path = Path(text)
         lines = path.read_text(encoding='utf-8').splitlines() if len(text) < 4096 and path.is_file() else None
-        rows = [l.split('#')[0].replace(',', ' ').split()[:each] for l in lines] if lines is not None else [text.replace(',', ' ').replace(';', ' ').split()]
+        rows = ([l.split('#')[0].replace(',', ' ').split()[:each] for l in lines] if lines is not None
+                else [text.replace(',', ' ').replace(';', ' ').split()])
         found = [float(x) for row in rows for x in row]
     except (OSError, ValueError): raise typer.BadParameter(f'{text!r}: give numbers, or a text file of them') from None
     if not found or len(found) % each: raise typer.BadParameter(f'{text!r}: give numbers, {each} for each reflection')
@@ -735,18 +806,26 @@ def _numbers(text, each=1):
 # %% ../nbs/61_cli.ipynb #85b016d7
 @laws.command()
 def check(
-    cell:Annotated[str, typer.Option(help='a b c alpha beta gamma (angstrom, degrees); with --system cubic a alone will do.')],
+    cell:Annotated[str,
+                   typer.Option(help='a b c alpha beta gamma (angstrom, degrees); with --system cubic a alone will do.')],
     hkl:Annotated[Optional[str], typer.Option(help='Observed indices, "1 1 1, 2 2 0", or a text file of them.')]=None,
-    d:Annotated[Optional[str], typer.Option(help='Observed d-spacings in angstrom, or a text file (first column).')]=None,
-    two_theta:Annotated[Optional[str], typer.Option(help='Observed peak positions in degrees, or a text file (first column); needs --wavelength.')]=None,
+    d:Annotated[Optional[str],
+                typer.Option(help='Observed d-spacings in angstrom, or a text file (first column).')]=None,
+    two_theta:Annotated[Optional[str],
+                        typer.Option(help='Observed peak positions in degrees, or a text file (first column); needs --wavelength.')]=None,
     wavelength:Annotated[Optional[float], typer.Option(help='In angstrom.')]=None,
-    tolerance:Annotated[Optional[float], typer.Option(help='Of two-theta in degrees (0.1), of d as a fraction (0.002).')]=None,
-    system:Annotated[Optional[str], typer.Option(help='Groups to consider; by default the highest system of the cell.')]=None,
-    axes:AxesOption='free', plot:Annotated[Optional[Path], typer.Option(help='Draw the verdict into this file.')]=None, as_json:Json=False,
+    tolerance:Annotated[Optional[float],
+                        typer.Option(help='Of two-theta in degrees (0.1), of d as a fraction (0.002).')]=None,
+    system:Annotated[Optional[str],
+                     typer.Option(help='Groups to consider; by default the highest system of the cell.')]=None,
+    axes:AxesOption='free', plot:Annotated[Optional[Path], typer.Option(help='Draw the verdict into this file.')]=None,
+    as_json:Json=False,
 ):
     "Which space groups the observed reflections of a cell allow, and what speaks against each of the others."
     from msdn_nb.extinction import check_reflections
-    try: found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta), wavelength, tolerance, None if system is None else _system(system), Axes(axes).value)
+    try:
+        found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta), wavelength,
+                                  tolerance, None if system is None else _system(system), Axes(axes).value)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
     if plot is not None:
         import matplotlib; matplotlib.use('Agg')

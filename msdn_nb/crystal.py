@@ -57,16 +57,24 @@ def _check(crystal):
     need(n > 0, 'there are no atoms', 'give at least one atom with fractional coordinates')
     need(crystal.numbers.dtype.kind in 'iuf', 'the elements are not numbers', 'give atomic numbers, not symbols')
     need(crystal.lattice.shape == (3, 3), f'the lattice has shape {crystal.lattice.shape}', 'give three rows a, b, c')
-    need(crystal.frac_coords.shape == (n, 3), f'{n} atoms, but coordinates of shape {crystal.frac_coords.shape}', 'give three fractional coordinates an atom')
-    need(crystal.occupancies.shape == (n,), f'{n} atoms, but occupancies of shape {crystal.occupancies.shape}', 'give one occupancy an atom')
-    need(np.isfinite(crystal.lattice).all(), 'the cell holds a number that is not finite', 'check the cell lengths and angles')
+    need(crystal.frac_coords.shape == (n, 3), f'{n} atoms, but coordinates of shape {crystal.frac_coords.shape}',
+         'give three fractional coordinates an atom')
+    need(crystal.occupancies.shape == (n,), f'{n} atoms, but occupancies of shape {crystal.occupancies.shape}',
+         'give one occupancy an atom')
+    need(np.isfinite(crystal.lattice).all(), 'the cell holds a number that is not finite',
+         'check the cell lengths and angles')
     need(np.isfinite(crystal.frac_coords).all(), 'a coordinate is not finite', 'check the fractional coordinates')
     edges = np.linalg.norm(crystal.lattice, axis=1)
-    need(((edges > .5) & (edges < 2000)).all(), 'cell edges of {:.4g}, {:.4g} and {:.4g}'.format(*edges), 'give lengths in angstrom, between 0.5 and 2,000')
-    need(abs(np.linalg.det(crystal.lattice)) > 1e-3*edges.prod(), 'the cell has no volume', 'check that its three vectors do not lie in one plane')
-    need(((crystal.numbers > 0) & (crystal.numbers < 119)).all(), 'an atomic number outside 1 to 118', 'name every element by its symbol')
-    need(((crystal.occupancies > 0) & (crystal.occupancies <= 1)).all(), 'an occupancy outside 0 to 1', 'give the share of cells in which the atom is present')
-    need(crystal.space_group is None or 1 <= crystal.space_group <= 230, f'space group {crystal.space_group}', 'space groups run from 1 to 230')
+    need(((edges > .5) & (edges < 2000)).all(), 'cell edges of {:.4g}, {:.4g} and {:.4g}'.format(*edges),
+         'give lengths in angstrom, between 0.5 and 2,000')
+    need(abs(np.linalg.det(crystal.lattice)) > 1e-3*edges.prod(), 'the cell has no volume',
+         'check that its three vectors do not lie in one plane')
+    need(((crystal.numbers > 0) & (crystal.numbers < 119)).all(), 'an atomic number outside 1 to 118',
+         'name every element by its symbol')
+    need(((crystal.occupancies > 0) & (crystal.occupancies <= 1)).all(), 'an occupancy outside 0 to 1',
+         'give the share of cells in which the atom is present')
+    need(crystal.space_group is None or 1 <= crystal.space_group <= 230, f'space group {crystal.space_group}',
+         'space groups run from 1 to 230')
 
 # %% ../nbs/01_crystal.ipynb #37cb3816
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +91,8 @@ class Crystal:
     def __post_init__(self):
         numbers = np.asarray(self.numbers).reshape(-1)
         if self.occupancies is None: object.__setattr__(self, 'occupancies', np.ones(len(numbers)))
-        for name in ('lattice', 'frac_coords', 'occupancies'): object.__setattr__(self, name, np.asarray(getattr(self, name), float))
+        for name in ('lattice', 'frac_coords', 'occupancies'):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), float))
         object.__setattr__(self, 'numbers', numbers)
         _check(self)
         object.__setattr__(self, 'numbers', numbers.astype(np.uint8))
@@ -148,7 +157,8 @@ def __repr__(self:Crystal):
 @patch
 def _repr_markdown_(self:Crystal):
     a, b, c, alpha, beta, gamma = cell_parameters(self.lattice)
-    group = '' if self.space_group is None else f', space group {self.space_group} ({gemmi.find_spacegroup_by_number(self.space_group).short_name()}; symprec {self.symprec} Å)'
+    group = ('' if self.space_group is None
+             else f', space group {self.space_group} ({gemmi.find_spacegroup_by_number(self.space_group).short_name()}; symprec {self.symprec} Å)')
     head = f'**{self.name or self.formula}**: {self.formula}, {self.n_sites} sites{"" if self.is_ordered else " (disordered)"}{group}'
     return (f'{head}\n\n| a (Å) | b (Å) | c (Å) | α (°) | β (°) | γ (°) | V (Å³) |\n|---|---|---|---|---|---|---|\n'
             f'| {a:.4f} | {b:.4f} | {c:.4f} | {alpha:.2f} | {beta:.2f} | {gamma:.2f} | {self.volume:.2f} |')
@@ -161,7 +171,8 @@ def from_pymatgen(
     "A pymatgen structure as a `Crystal`"
     rows = [(kind.Z, site.frac_coords, share) for site in structure for kind, share in site.species.items()]
     if any(not 0 < z < 119 for z, _, _ in rows):
-        raise CrystalError(_called(name, 'a site holds something that is no element; replace dummy species by elements'))
+        raise CrystalError(_called(name,
+                                   'a site holds something that is no element; replace dummy species by elements'))
     numbers, coords, shares = zip(*rows) if rows else ((), np.zeros((0, 3)), ())
     return Crystal(structure.lattice.matrix, numbers, np.array(coords), np.minimum(shares, 1.), name)
 
@@ -180,13 +191,15 @@ def from_ase(
 )->Crystal:
     "ASE atoms as a `Crystal`"
     cell = np.asarray(atoms.cell[:], float)
-    if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6: raise CrystalError(_called(name, 'the atoms have no cell with a volume; give one with three lattice vectors'))
+    if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6:
+        raise CrystalError(_called(name, 'the atoms have no cell with a volume; give one with three lattice vectors'))
     return Crystal(cell, atoms.numbers, atoms.get_scaled_positions(wrap=False), name=name)
 
 @patch
 def to_ase(self:Crystal):
     "The crystal as `ase.Atoms`"
-    if not self.is_ordered: raise CrystalError(f'{self.name or self.formula}: ASE holds whole atoms only; use to_pymatgen() for shared sites')
+    if not self.is_ordered:
+        raise CrystalError(f'{self.name or self.formula}: ASE holds whole atoms only; use to_pymatgen() for shared sites')
     from ase import Atoms
     return Atoms(self.numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
@@ -249,7 +262,8 @@ def fill_cell(
 )->Crystal:
     "All atoms of the cell from the asymmetric unit"
     places, taken, owner = [], np.zeros((0, 3)), np.zeros(0, int)
-    for z, x, share in zip(numbers, np.asarray(frac_coords, float), np.ones(len(numbers)) if occupancies is None else occupancies):
+    for z, x, share in zip(numbers, np.asarray(frac_coords, float), np.ones(len(numbers)) if occupancies is None
+                           else occupancies):
         near = _separations(x, taken, lattice) < .1
         if near.any(): _share(places[owner[near.argmax()]][1], int(z), float(share)); continue
         orbit = _orbit(x, *operations, lattice)
@@ -258,9 +272,12 @@ def fill_cell(
     rows = []
     for positions, shares in places:
         total = sum(shares.values())
-        if total > 1.1: raise CrystalError(_called(name, f'{total:.2f} atoms share the position {positions[0].round(4)}; correct the coordinates or the occupancies'))
+        if total > 1.1:
+            raise CrystalError(_called(name,
+                                       f'{total:.2f} atoms share the position {positions[0].round(4)}; correct the coordinates or the occupancies'))
         rows += [(z, x, share/max(total, 1)) for x in positions for z, share in shares.items()]
-    if not rows: raise CrystalError(_called(name, 'there are no atoms; the file must list atom sites with fractional coordinates'))
+    if not rows:
+        raise CrystalError(_called(name, 'there are no atoms; the file must list atom sites with fractional coordinates'))
     return Crystal(lattice, *map(np.array, zip(*rows)), name=name)
 
 # %% ../nbs/01_crystal.ipynb #be3a016f
@@ -311,8 +328,10 @@ def _named_group(tags, angles):
     hall, symbol, number = _value(tags, _HALL), _value(tags, _NAMES), _value(tags, _NUMBERS)
     if hall: return list(gemmi.symops_from_hall(hall))
     group = gemmi.find_spacegroup_by_name(symbol, angles[0], angles[2]) if symbol else None
-    if group is None and number.isdigit() and 1 <= int(number) <= 230: group = gemmi.find_spacegroup_by_number(int(number))
-    if group is None and symbol: raise CrystalError(f'the space-group symbol {symbol!r} is unknown; list the symmetry operations in the file')
+    if group is None and number.isdigit() and 1 <= int(number) <= 230:
+        group = gemmi.find_spacegroup_by_number(int(number))
+    if group is None and symbol:
+        raise CrystalError(f'the space-group symbol {symbol!r} is unknown; list the symmetry operations in the file')
     return list(group.operations()) if group else [gemmi.Op('x,y,z')]
 
 # %% ../nbs/01_crystal.ipynb #820af0d0
@@ -320,7 +339,8 @@ def _operations(tags, angles):
     "Rotations (k, 3, 3) and translations (k, 3) that a CIF states"
     texts = next(([gemmi.cif.as_string(t) for t in tags[n]] for n in _LISTS if tags.get(n)), [])
     ops = [gemmi.Op(','.join(t.split(',')[:3])) for t in texts if ',' in t] or _named_group(tags, angles)
-    extra = [gemmi.Op(','.join(gemmi.cif.as_string(t).split(',')[:3])) for t in tags.get('_space_group_symop_magn_centering_xyz', [])]
+    extra = [gemmi.Op(','.join(gemmi.cif.as_string(t).split(',')[:3]))
+             for t in tags.get('_space_group_symop_magn_centering_xyz', [])]
     ops = [c*op for c in extra for op in ops] if extra else ops
     if len(ops) > 1000: raise CrystalError(f'{len(ops)} symmetry operations; a conventional cell has at most 192')
     return np.array([op.rot for op in ops])/gemmi.Op.DEN, np.array([op.tran for op in ops])/gemmi.Op.DEN
@@ -331,8 +351,10 @@ _CELL = [f'_cell_{what}' for what in ('length_a', 'length_b', 'length_c', 'angle
 def _atom_list(tags):
     "Atomic numbers, fractional coordinates and occupancies of the listed atoms"
     xyz = [tags.get(f'_atom_site_fract_{x}') for x in 'xyz']
-    if not all(xyz): raise CrystalError('there are no atoms with fractional coordinates; the file must have an _atom_site_ table')
-    n, known = len(xyz[0]), {atomic_number(t) for t in re.findall('[A-Z][a-z]?', _value(tags, ['_chemical_formula_sum']))}
+    if not all(xyz):
+        raise CrystalError('there are no atoms with fractional coordinates; the file must have an _atom_site_ table')
+    n, known = (len(xyz[0]),
+                {atomic_number(t) for t in re.findall('[A-Z][a-z]?', _value(tags, ['_chemical_formula_sum']))})
     column = lambda name: [gemmi.cif.as_string(t) for t in tags.get(f'_atom_site_{name}', ['.']*n)]
     kinds = zip(column('type_symbol'), column('label'))
     numbers = np.array([atomic_number(kind, known) or atomic_number(label, known) for kind, label in kinds])
@@ -340,8 +362,10 @@ def _atom_list(tags):
     shares = np.array([_number(t, 1.) for t in tags.get('_atom_site_occupancy', ['1']*n)])
     dummy = np.array([flag.lower() == 'dum' for flag in column('calc_flag')])
     good = np.isfinite(coords).all(1) & ~dummy & (shares > 0)
-    if (numbers[good] == 0).any(): raise CrystalError(f"no element is known by the name {column('label')[np.flatnonzero(good & (numbers == 0))[0]]!r}; use element symbols")
-    if not good.all(): warnings.warn(f'{(~good).sum()} of {n} listed atoms have no coordinates or no occupancy and are left out')
+    if (numbers[good] == 0).any():
+        raise CrystalError(f"no element is known by the name {column('label')[np.flatnonzero(good & (numbers == 0))[0]]!r}; use element symbols")
+    if not good.all():
+        warnings.warn(f'{(~good).sum()} of {n} listed atoms have no coordinates or no occupancy and are left out')
     return numbers[good], coords[good], shares[good]
 
 # %% ../nbs/01_crystal.ipynb #e1bf43e0
@@ -349,7 +373,8 @@ def _off_formula(crystal, tags):
     "Elements whose amounts do not fit the formula that the file states"
     text = re.findall(r'([A-Z][a-z]?)(\d*\.?\d*)', _value(tags, ['_chemical_formula_sum']))
     stated, found = {}, {}
-    for symbol, amount in text: stated[atomic_number(symbol)] = stated.get(atomic_number(symbol), 0) + float(amount if amount.strip('.') else 1)
+    for symbol, amount in text:
+        stated[atomic_number(symbol)] = stated.get(atomic_number(symbol), 0) + float(amount if amount.strip('.') else 1)
     for z, share in zip(crystal.numbers, crystal.occupancies): found[int(z)] = found.get(int(z), 0) + share
     heavy = sorted((set(stated) | set(found)) - {0, 1})
     if not text or not heavy: return []
@@ -365,11 +390,13 @@ def _parse_cif(text):
     every = [_tags(block) for block in document]
     tags = next((t for t in every if _CELL[0] in t and '_atom_site_fract_x' in t), every[0] if every else {})
     parameters = [_number(_value(tags, [tag])) for tag in _CELL]
-    if not np.isfinite(parameters).all(): raise CrystalError(f'{", ".join(t for t, p in zip(_CELL, parameters) if not np.isfinite(p))} missing or not a number; give the six cell parameters')
+    if not np.isfinite(parameters).all():
+        raise CrystalError(f'{", ".join(t for t, p in zip(_CELL, parameters) if not np.isfinite(p))} missing or not a number; give the six cell parameters')
     atoms, lattice = _atom_list(tags), lattice_from_parameters(*parameters)
     Crystal(lattice, [1], np.zeros((1, 3))) # a wrong cell is refused before it is filled
     crystal = fill_cell(lattice, _operations(tags, parameters[3:]), *atoms)
-    if off := _off_formula(crystal, tags): warnings.warn(f'the amounts of {", ".join(off)} do not fit the stated formula; check that the atom list is complete and its positions are in the stated setting')
+    if off := _off_formula(crystal, tags):
+        warnings.warn(f'the amounts of {", ".join(off)} do not fit the stated formula; check that the atom list is complete and its positions are in the stated setting')
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #b7f7db5e
@@ -379,7 +406,8 @@ def _parse_json(text):
     content = json.loads(text)
     if isinstance(content, list) and content: content = content[0]
     if isinstance(content, dict) and 'structure' in content: content = content['structure']
-    if not isinstance(content, dict) or 'lattice' not in content: raise CrystalError('this JSON holds no pymatgen structure; write it with Structure.to(filename="x.json")')
+    if not isinstance(content, dict) or 'lattice' not in content:
+        raise CrystalError('this JSON holds no pymatgen structure; write it with Structure.to(filename="x.json")')
     return from_pymatgen(Structure.from_dict(content))
 
 def _parse_ase(path, kind=None):
@@ -395,7 +423,8 @@ def _read_bytes(path):
         if path.is_dir(): raise CrystalError('this is a folder; name the structure files in it')
         if not path.exists(): raise CrystalError('there is no such file; check the path')
         content = path.read_bytes()
-    except OSError as e: raise CrystalError(f'the file cannot be opened ({e.strerror}); check its name and permissions') from e
+    except OSError as e:
+        raise CrystalError(f'the file cannot be opened ({e.strerror}); check its name and permissions') from e
     if not content.strip(): raise CrystalError('the file is empty; export the structure again')
     return content
 
@@ -404,7 +433,8 @@ def _parse_file(path):
     content, suffix, stem = _read_bytes(path), path.suffix.lower(), path.name.upper()
     text = content.decode('utf-8-sig', 'replace')
     cif, poscar = suffix in ('.cif', '.mcif'), suffix in ('.vasp', '.poscar') or stem.startswith(('POSCAR', 'CONTCAR'))
-    if b'\0' in content and (cif or poscar or suffix in ('.json', '')): raise CrystalError('this is a binary file; give a CIF, a POSCAR or a pymatgen JSON')
+    if b'\0' in content and (cif or poscar or suffix in ('.json', '')):
+        raise CrystalError('this is a binary file; give a CIF, a POSCAR or a pymatgen JSON')
     if cif or re.match(r'(\s|#.*\n)*data_', text): return _parse_cif(text)
     if poscar: return _parse_ase(path, 'vasp')
     if suffix == '.json' or text.lstrip().startswith('{'): return _parse_json(text)
@@ -420,7 +450,8 @@ def read_crystal(
     library = type(source).__module__.split('.')[0]
     if library == 'pymatgen' and hasattr(source, 'lattice'): return from_pymatgen(source, name or '')
     if library == 'ase' and hasattr(source, 'cell'): return from_ase(source, name or '')
-    if not isinstance(source, (str, os.PathLike)): raise CrystalError(f'{type(source).__name__}: not a structure; give a path, a pymatgen Structure, ase.Atoms or a Crystal')
+    if not isinstance(source, (str, os.PathLike)):
+        raise CrystalError(f'{type(source).__name__}: not a structure; give a path, a pymatgen Structure, ase.Atoms or a Crystal')
     path = Path(source)
     try: return replace(_parse_file(path), name=name or path.stem)
     except CrystalError as e: raise CrystalError(f'{path}: {e}') from e
@@ -437,7 +468,9 @@ def check_size(
 )->Crystal:             # the same crystal
     "Raise `CrystalError` for a cell with `limit` atoms or more"
     n = len(crystal.numbers)
-    if n >= limit: raise CrystalError(_called(crystal.name, f'{n:,} atoms in the cell, {limit:,} or more are too many; give the primitive or conventional cell of the crystal'))
+    if n >= limit:
+        raise CrystalError(_called(crystal.name,
+                                   f'{n:,} atoms in the cell, {limit:,} or more are too many; give the primitive or conventional cell of the crystal'))
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #aa504f97
@@ -448,7 +481,8 @@ def _kinds(crystal):
     if crystal.is_ordered: mixtures, positions = [((int(z), 1.),) for z in crystal.numbers], crystal.frac_coords
     else:
         sites = crystal.sites()
-        mixtures, positions = [tuple(sorted((z, round(share, 4)) for z, share in shares.items())) for _, shares in sites], np.array([x for x, _ in sites])
+        mixtures, positions = ([tuple(sorted((z, round(share, 4)) for z, share in shares.items()))
+                                for _, shares in sites], np.array([x for x, _ in sites]))
     label = {m: i + 1 for i, m in enumerate(dict.fromkeys(mixtures))}
     return positions, np.array([label[m] for m in mixtures]), {i: m for m, i in label.items()}
 
@@ -502,7 +536,8 @@ _SWAP = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
 def _right_angled(lattice, centring):
     "A monoclinic crystal whose cell happens to have right angles only, or two equal axes"
     lengths = cell_parameters(lattice)[:3]
-    order = sorted(range(2), key=lambda i: lengths[i]) + [2] if centring == 'C' else sorted(range(3), key=lambda i: lengths[i])
+    order = (sorted(range(2), key=lambda i: lengths[i]) + [2] if centring == 'C'
+             else sorted(range(3), key=lambda i: lengths[i]))
     new, turn = _SWAP@(np.diag(lengths[order]) if centring == 'C' else lattice[order]), _SWAP@np.eye(3)[order]
     signs = np.array([[-1], [-1], [1]]) if cell_parameters(new)[4] < 90 else 1
     return new*signs, turn*signs
@@ -514,7 +549,8 @@ def _monoclinic(lattice, centring):
     first, last = (0, 2) if centring == 'C' or a < c else (2, 0)
     sign, obtuse = (-1, np.radians(beta)) if beta > 90 else (1, np.radians(180 - beta))
     short, long = (a, c) if first == 0 else (c, a)
-    return np.array([[0, short, 0], [b, 0, 0], [0, long*np.cos(obtuse), -long*np.sin(obtuse)]]), np.eye(3)[[first, 1, last]]*[[sign], [sign], [-1]]
+    return (np.array([[0, short, 0], [b, 0, 0], [0, long*np.cos(obtuse), -long*np.sin(obtuse)]]),
+            np.eye(3)[[first, 1, last]]*[[sign], [sign], [-1]])
 
 # %% ../nbs/01_crystal.ipynb #d6220843
 def _perpendicular(basis):
@@ -555,7 +591,8 @@ def _triclinic(lattice, centring):
     raise CrystalError('the reciprocal angles are neither acute nor obtuse under any signs; check the cell')
 
 # %% ../nbs/01_crystal.ipynb #b9fdd768
-_RULES = [(2, _triclinic), (15, _monoclinic), (74, _orthorhombic), (142, _tetragonal), (194, _hexagonal), (230, _orthorhombic)]
+_RULES = [(2, _triclinic), (15, _monoclinic), (74, _orthorhombic), (142, _tetragonal), (194, _hexagonal),
+          (230, _orthorhombic)]
 
 def standard_cell_arrays(
     lattice,                  # rows a, b, c, shape (3, 3), angstrom
@@ -567,7 +604,8 @@ def standard_cell_arrays(
     "The standard conventional cell of plain arrays"
     kinds, first, labels = np.unique(np.asarray(numbers), return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first)) # labels in order of appearance
-    found = _dataset(np.asarray(lattice, float), np.asarray(frac_coords, float), order[labels] + 1, symprec, angle_tolerance)
+    found = _dataset(np.asarray(lattice, float), np.asarray(frac_coords, float), order[labels] + 1, symprec,
+                     angle_tolerance)
     rule = next(rule for last, rule in _RULES if found.number <= last)
     new, turn = rule(np.asarray(found.std_lattice), found.international[0])
     frac = np.asarray(found.std_positions)@np.round(np.linalg.inv(turn))
@@ -581,7 +619,9 @@ def standard_cell(
 )->Crystal:                   # with `space_group` and `symprec` set
     "The crystal in the standard conventional cell"
     positions, labels, mixtures = _kinds(crystal)
-    try: lattice, labels, frac, group = standard_cell_arrays(crystal.lattice, labels, positions, symprec, angle_tolerance)
+    try:
+        lattice, labels, frac, group = standard_cell_arrays(crystal.lattice, labels, positions, symprec,
+                                                            angle_tolerance)
     except CrystalError as e: raise CrystalError(_called(crystal.name, e)) from e
     rows = [(z, x, share) for label, x in zip(labels, frac) for z, share in mixtures[int(label)]]
     numbers, coords, shares = zip(*rows)
@@ -638,17 +678,21 @@ def _sample(path, n, seed):
     import pyarrow.parquet as pq
     table = pq.read_table(path, columns=['material_id', 'lattice', 'numbers', 'frac_coords'])
     rows = np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))
-    return [Crystal(np.reshape(r['lattice'], (3, 3)), r['numbers'], np.reshape(r['frac_coords'], (-1, 3)), name=r['material_id']) for r in table.take(rows).to_pylist()]
+    return [Crystal(np.reshape(r['lattice'], (3, 3)), r['numbers'], np.reshape(r['frac_coords'], (-1, 3)),
+                    name=r['material_id']) for r in table.take(rows).to_pylist()]
 
 # %% ../nbs/01_crystal.ipynb #0fac7501
 def run_facts()->dict: # commit (None outside a checkout, or without git), hardware, Python, load average
     "Where something was measured, for results and cards"
     here = Path(__file__).parent if '__file__' in globals() else None
-    try: commit = subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True, cwd=here).stdout.strip() or None
+    try:
+        commit = (subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True,
+                                 cwd=here).stdout.strip() or None)
     except FileNotFoundError: commit = None # no git on this machine
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     load = round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
-    return dict(commit=commit, hardware=f'{platform.machine()}, {cores} cores', python=platform.python_version(), load_average=load)
+    return dict(commit=commit, hardware=f'{platform.machine()}, {cores} cores', python=platform.python_version(),
+                load_average=load)
 
 def write_json(path, value):
     "Write beside, then rename: never half a file"
@@ -671,9 +715,13 @@ def measure_standard_cells(
     pairs = [(a, from_pymatgen(b)) if isinstance(a, Crystal) and b is not None else None for a, b in zip(ours, peers)]
     cells = [p is not None and same_cell(p[0].lattice, p[1].lattice) for p in pairs]
     patterns = [good and same_pattern(*p) for good, p in zip(cells, pairs)]
-    speeds = {'one_core': len(ours)/one, 'two_cores': len(ours)/two, 'pymatgen_one_core': len(ours)/theirs, 'per_cpu_second': len(ours)/one_cpu, 'pymatgen_per_cpu_second': len(ours)/theirs_cpu}
-    found = dict(n=len(ours), agreement_lattice=float(np.mean(cells)), agreement_pattern=float(np.mean(patterns)), disagree=[c.name for c, good in zip(crystals, patterns) if not good],
-        structures_per_second=speeds, ratio_to_pymatgen={'one_core': theirs/one, 'two_cores': theirs/two, 'cpu_time': theirs_cpu/one_cpu}, seed=seed, data_hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(), **run_facts(),
-        wall_time_s=time.perf_counter() - start, command=f'python -c "from msdn_nb.crystal import measure_standard_cells as m; m({str(path)!r}, n={n}, seed={seed}, out={str(out)!r})"')
+    speeds = {'one_core': len(ours)/one, 'two_cores': len(ours)/two, 'pymatgen_one_core': len(ours)/theirs,
+              'per_cpu_second': len(ours)/one_cpu, 'pymatgen_per_cpu_second': len(ours)/theirs_cpu}
+    found = dict(n=len(ours), agreement_lattice=float(np.mean(cells)), agreement_pattern=float(np.mean(patterns)),
+                 disagree=[c.name for c, good in zip(crystals, patterns) if not good], structures_per_second=speeds,
+                 ratio_to_pymatgen={'one_core': theirs/one, 'two_cores': theirs/two, 'cpu_time': theirs_cpu/one_cpu},
+                 seed=seed, data_hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(), **run_facts(),
+                 wall_time_s=time.perf_counter() - start,
+                 command=f'python -c "from msdn_nb.crystal import measure_standard_cells as m; m({str(path)!r}, n={n}, seed={seed}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
     return found

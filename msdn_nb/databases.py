@@ -36,7 +36,8 @@ class Patience:
         for k in range(self.tries):
             try: return job()
             except Passing as e:
-                if k + 1 == self.tries: raise DatabaseError(f'{name}: no answer in {self.tries} attempts ({e}); what has come so far is kept: run the same command again later, and it goes on from there') from e
+                if k + 1 == self.tries:
+                    raise DatabaseError(f'{name}: no answer in {self.tries} attempts ({e}); what has come so far is kept: run the same command again later, and it goes on from there') from e
                 time.sleep(min(self.wait*2**k if e.wait is None else e.wait, self.longest)*(1 + random.random()/4))
 
 # %% ../nbs/03_databases.ipynb #0c8b9464
@@ -57,12 +58,15 @@ def get_json(
     "Ask for JSON until it comes, or until it is clear that it never will"
     def ask():
         try: answer = (session or requests).get(url, timeout=patience.timeout, headers={'Accept': 'application/json'})
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as e: raise Passing(type(e).__name__) from e
-        except (requests.RequestException, ValueError) as e: raise DatabaseError(f'{name}: {url} cannot be asked ({e}); give an address such as https://optimade.example.org') from e
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as e:
+            raise Passing(type(e).__name__) from e
+        except (requests.RequestException, ValueError) as e:
+            raise DatabaseError(f'{name}: {url} cannot be asked ({e}); give an address such as https://optimade.example.org') from e
         if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
             after = answer.headers.get('Retry-After', '')
             raise Passing(f'status {answer.status_code}', float(after) if after.isdigit() else None)
-        if answer.status_code >= 400: raise DatabaseError(f'{name}: status {answer.status_code} for {url} ({_refusal(answer)}); check the address and what was asked for')
+        if answer.status_code >= 400:
+            raise DatabaseError(f'{name}: status {answer.status_code} for {url} ({_refusal(answer)}); check the address and what was asked for')
         try: said = answer.json()
         except ValueError as e: raise Passing('an answer that breaks off or is no JSON') from e
         if not isinstance(said, dict): raise DatabaseError(f'{name}: {url} does not answer with a JSON object; check the address')
@@ -73,10 +77,12 @@ def get_json(
 def _species(attributes):
     "Name of each species -> [(atomic number, share)]"
     found = {}
-    for kind in attributes.get('species') or [dict(name=s, chemical_symbols=[s], concentration=[1.]) for s in set(attributes['species_at_sites'])]:
+    for kind in attributes.get('species') or [dict(name=s, chemical_symbols=[s], concentration=[1.])
+                                              for s in set(attributes['species_at_sites'])]:
         parts = [(s, c) for s, c in zip(kind['chemical_symbols'], kind['concentration']) if s != 'vacancy']
         found[kind['name']] = [(gemmi.Element(s).atomic_number, float(c)) for s, c in parts]
-        if any(not z for z, _ in found[kind['name']]): raise CrystalError(f'the species {kind["name"]!r} is no element; only crystals of known elements can be used')
+        if any(not z for z, _ in found[kind['name']]):
+            raise CrystalError(f'the species {kind["name"]!r} is no element; only crystals of known elements can be used')
     return found
 
 def from_optimade_entry(
@@ -87,7 +93,8 @@ def from_optimade_entry(
     try:
         lattice = np.array(attributes['lattice_vectors'], float)
         species, positions = _species(attributes), np.array(attributes['cartesian_site_positions'], float)
-        rows = [(z, x, share) for kind, x in zip(attributes['species_at_sites'], positions, strict=True) for z, share in species[kind]]
+        rows = [(z, x, share) for kind, x in zip(attributes['species_at_sites'], positions, strict=True)
+                for z, share in species[kind]]
         numbers, places, shares = zip(*rows) if rows else ((), np.zeros((0, 3)), ())
         return Crystal(lattice, numbers, np.linalg.solve(lattice.T, np.array(places).T).T, np.minimum(shares, 1.), name)
     except CrystalError as e: raise CrystalError(f'{name}: {e}') from e
@@ -106,7 +113,8 @@ def optimade_address(
         from pymatgen.ext.optimade import OptimadeRester
         known = OptimadeRester.aliases
         address = known.get(provider)
-    if address is None: raise DatabaseError(f'{provider}: no OPTIMADE database is known by this name; give its address (https://...) or one of {", ".join(sorted(known))}')
+    if address is None:
+        raise DatabaseError(f'{provider}: no OPTIMADE database is known by this name; give its address (https://...) or one of {", ".join(sorted(known))}')
     return re.sub(r'/v\d+(\.\d+)*/?$', '', address).rstrip('/') + '/'
 
 def _next_page(said, url):
@@ -137,10 +145,13 @@ def from_optimade(
             url = cursor or first
             while url:
                 said = get_json(provider, url, session, patience)
-                if not isinstance(said.get('data'), list): raise DatabaseError(f'{provider}: {url} gives no list of structures ({str(said.get("errors", ""))[:120]}); check the address and the filter')
+                if not isinstance(said.get('data'), list):
+                    raise DatabaseError(f'{provider}: {url} gives no list of structures ({str(said.get("errors", ""))[:120]}); check the address and the filter')
                 here, url = url, _next_page(said, url)
-                if url == here: raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or ask with another page_size')
-                yield Page([(str(e.get('id', '?')), _attempt_entry(e)) for e in said['data']], url, (said.get('meta') or {}).get('data_returned'))
+                if url == here:
+                    raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or ask with another page_size')
+                yield Page([(str(e.get('id', '?')), _attempt_entry(e)) for e in said['data']], url,
+                           (said.get('meta') or {}).get('data_returned'))
     return Source('optimade', dict(provider=provider, filter=filter, page_size=page_size), pages)
 
 # %% ../nbs/03_databases.ipynb #c156724c
@@ -148,17 +159,21 @@ def _mp_key(key):
     "The key to use, or an error that says how to get one"
     from pymatgen.core import SETTINGS
     key = key or os.environ.get('MP_API_KEY') or SETTINGS.get('PMG_MAPI_KEY')
-    if not key: raise DatabaseError('Materials Project: no key; get one at https://materialsproject.org/api and put it into the environment variable MP_API_KEY')
-    if len(key) != 32: raise DatabaseError(f'Materials Project: the key has {len(key)} characters instead of 32; copy it again from https://materialsproject.org/api into MP_API_KEY')
+    if not key:
+        raise DatabaseError('Materials Project: no key; get one at https://materialsproject.org/api and put it into the environment variable MP_API_KEY')
+    if len(key) != 32:
+        raise DatabaseError(f'Materials Project: the key has {len(key)} characters instead of 32; copy it again from https://materialsproject.org/api into MP_API_KEY')
     return key
 
 def _mp_sorted(error):
     "`Passing` for what may pass, `DatabaseError` for what stays"
     text = ' '.join(str(error).split())[:300]
     status = re.search(r'status code (\d+)', text)
-    code = int(status[1]) if status else 400 if 'does not support' in text or 'invalid fields' in text or 'unknown to' in text else 0
+    code = (int(status[1]) if status else 400 if 'does not support' in text or 'invalid fields' in text
+            or 'unknown to' in text else 0)
     if code in (401, 403): return DatabaseError(f'Materials Project: the key is refused ({text}); check MP_API_KEY')
-    if 400 <= code < 500 and code not in (408, 425, 429): return DatabaseError(f'Materials Project: the question is refused ({text}); check its terms against MPRester().materials.summary.search')
+    if 400 <= code < 500 and code not in (408, 425, 429):
+        return DatabaseError(f'Materials Project: the question is refused ({text}); check its terms against MPRester().materials.summary.search')
     return Passing(text[:120] or type(error).__name__)
 
 # %% ../nbs/03_databases.ipynb #3b5bff74
@@ -176,7 +191,8 @@ def _mp_crystal(document):
     name = str(document.get('material_id', '?'))
     try: return name, from_pymatgen(Structure.from_dict(document['structure']), name)
     except CrystalError as e: return name, e
-    except (LookupError, TypeError, ValueError, AttributeError) as e: return name, CrystalError(f'{name}: the entry has no structure that can be read ({type(e).__name__})')
+    except (LookupError, TypeError, ValueError, AttributeError) as e:
+        return name, CrystalError(f'{name}: the entry has no structure that can be read ({type(e).__name__})')
 
 # %% ../nbs/03_databases.ipynb #4428083b
 def from_materials_project(
@@ -192,11 +208,15 @@ def from_materials_project(
     terms = dict(deprecated=False) | terms
     def pages(cursor):
         from mp_api.client import MPRester
-        with _mp_page(patience, lambda: MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True)) as client:
+        with _mp_page(patience, lambda: MPRester(key, endpoint=endpoint, use_document_model=False,
+                                                 mute_progress_bars=True)) as client:
             page, client.session.headers['accept'] = cursor or 1, 'application/json'
             while page:
-                documents = _mp_page(patience, lambda: client.materials.summary.search(**terms, include_gnome=include_gnome, fields=['material_id', 'structure'],
-                    chunk_size=page_size, num_chunks=1, _page=page, _sort_fields='material_id'))
+                documents = _mp_page(patience,
+                                     lambda: client.materials.summary.search(**terms, include_gnome=include_gnome,
+                                                                             fields=['material_id', 'structure'],
+                                                                             chunk_size=page_size, num_chunks=1,
+                                                                             _page=page, _sort_fields='material_id'))
                 page = page + 1 if documents else None
                 if documents: yield Page([_mp_crystal(d) for d in documents], page)
     return Source('mp', dict(include_gnome=include_gnome, page_size=page_size, endpoint=endpoint, terms=terms), pages)

@@ -24,8 +24,10 @@ class Beam:
     wavelength:float=0.035 # angstrom; the default is 3.5e-12 m, that of Tiong et al. (2020)
     radiation:str='xray'   # 'xray' or 'electron': which scattering factors are used
     def __post_init__(self):
-        if not self.wavelength>0: raise DiffractionError(f'wavelength {self.wavelength} must be a positive number of angstrom')
-        if self.radiation not in ('xray','electron'): raise DiffractionError(f"radiation {self.radiation!r} is unknown; use 'xray' or 'electron'")
+        if not self.wavelength>0:
+            raise DiffractionError(f'wavelength {self.wavelength} must be a positive number of angstrom')
+        if self.radiation not in ('xray','electron'):
+            raise DiffractionError(f"radiation {self.radiation!r} is unknown; use 'xray' or 'electron'")
 
 # %% ../nbs/10_diffraction.ipynb #091b4b78
 MAX_Z = 98 # heaviest element with tabulated factors, Cf
@@ -63,8 +65,10 @@ class Detector:
     def __post_init__(self):
         flat = self.distance is not None and self.pixel_size is not None
         if self.pixels<1: raise DiffractionError(f'a detector of {self.pixels} pixels: give at least 1')
-        if flat==(self.field_of_view is not None): raise DiffractionError('a detector needs either field_of_view, or distance and pixel_size with field_of_view=None')
-        if min(v for v in (self.field_of_view,self.distance,self.pixel_size) if v is not None)<=0: raise DiffractionError('lengths of a detector must be positive')
+        if flat==(self.field_of_view is not None):
+            raise DiffractionError('a detector needs either field_of_view, or distance and pixel_size with field_of_view=None')
+        if min(v for v in (self.field_of_view,self.distance,self.pixel_size) if v is not None)<=0:
+            raise DiffractionError('lengths of a detector must be positive')
     @property
     def flat(self)->bool: return self.field_of_view is None
 
@@ -86,7 +90,8 @@ def scattering_vectors(self:Detector,
         r = torch.sqrt(x**2+y**2+self.distance**2)
         return torch.stack([x/r,y/r,-(x**2+y**2)/(r*(r+self.distance))],-1)/beam.wavelength
     t = beam.wavelength**2*(x**2+y**2)
-    if t.max()>=1: raise DiffractionError(f'field_of_view {self.field_of_view} reaches beyond the Ewald sphere of wavelength {beam.wavelength} Å; keep it under {1/beam.wavelength/2**.5:.3g} 1/Å')
+    if t.max()>=1:
+        raise DiffractionError(f'field_of_view {self.field_of_view} reaches beyond the Ewald sphere of wavelength {beam.wavelength} Å; keep it under {1/beam.wavelength/2**.5:.3g} 1/Å')
     return torch.stack([x,y,-(x**2+y**2)*beam.wavelength/(1+torch.sqrt(1-t))],-1)
 
 # %% ../nbs/10_diffraction.ipynb #45fd5eac
@@ -97,9 +102,12 @@ class Crystallite:
     cells:tuple|None=None  # cells along a, b, c; overrides size
     envelope:str='box'     # 'box' (sharp faces) or 'gaussian' (no fringes)
     def __post_init__(self):
-        if self.envelope not in ('box','gaussian'): raise DiffractionError(f"envelope {self.envelope!r} is unknown; use 'box' or 'gaussian'")
-        if self.cells is None and not self.size>0: raise DiffractionError(f'crystallite size {self.size} must be a positive number of angstrom')
-        if self.cells is not None and (len(self.cells)!=3 or min(self.cells)<=0): raise DiffractionError(f'cells {self.cells} must be three positive numbers')
+        if self.envelope not in ('box','gaussian'):
+            raise DiffractionError(f"envelope {self.envelope!r} is unknown; use 'box' or 'gaussian'")
+        if self.cells is None and not self.size>0:
+            raise DiffractionError(f'crystallite size {self.size} must be a positive number of angstrom')
+        if self.cells is not None and (len(self.cells)!=3 or min(self.cells)<=0):
+            raise DiffractionError(f'cells {self.cells} must be three positive numbers')
 
 # %% ../nbs/10_diffraction.ipynb #f3cebd48
 @patch
@@ -135,7 +143,8 @@ def beam_frame(
 )->np.ndarray: # (3, 3): rows are the detector's x, its y, and the beam, as unit vectors
     "The laboratory frame of one beam."
     if isinstance(axis,str):
-        if axis not in ('x','y','z'): raise DiffractionError(f"zone axis {axis!r} is unknown; use 'x', 'y', 'z' or three indices (u, v, w)")
+        if axis not in ('x','y','z'):
+            raise DiffractionError(f"zone axis {axis!r} is unknown; use 'x', 'y', 'z' or three indices (u, v, w)")
         return np.eye(3)[[('xyz'.index(axis)+k)%3 for k in (1,2,3)]]
     w = np.asarray(axis,float)@lattice
     if not np.linalg.norm(w)>0: raise DiffractionError(f'zone axis {axis} has no direction')
@@ -162,7 +171,8 @@ def setup_from_dict(
 )->Setup:
     "Rebuild a `Setup` from plain values."
     cells,axes = d['crystallite']['cells'],d['axes']
-    return Setup(Beam(**d['beam']),Detector(**d['detector']),Crystallite(**{**d['crystallite'],'cells':tuple(cells) if cells else None}),
+    return Setup(Beam(**d['beam']),Detector(**d['detector']),
+                 Crystallite(**{**d['crystallite'],'cells':tuple(cells) if cells else None}),
                  tuple(a if isinstance(a,str) else tuple(a) for a in axes),d['b_factor'])
 
 # %% ../nbs/10_diffraction.ipynb #71dbf1f6
@@ -187,14 +197,17 @@ def _atom_groups(crystals):
     "Yield positions about the centre (g, m, 3), weights (g, m), atomic numbers (g,) and owners (g,) for groups of similar length."
     bins = {}
     for i,c in enumerate(crystals):
-        if c.numbers.max()>MAX_Z: raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they are tabulated for Z = 1 to {MAX_Z}')
+        if c.numbers.max()>MAX_Z:
+            raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they are tabulated for Z = 1 to {MAX_Z}')
         r = (c.frac_coords-c.frac_coords.mean(0))@c.lattice
         for z in np.unique(c.numbers):
-            mine = c.numbers==z; bins.setdefault((mine.sum()-1).item().bit_length(),[]).append((i,z,r[mine],c.occupancies[mine]))
+            mine = c.numbers==z
+            bins.setdefault((mine.sum()-1).item().bit_length(),[]).append((i,z,r[mine],c.occupancies[mine]))
     for groups in bins.values():
         xyz = np.zeros((len(groups),max(len(g[2]) for g in groups),3)); weight = np.zeros(xyz.shape[:2])
         for k,(_,_,r,o) in enumerate(groups): xyz[k,:len(r)],weight[k,:len(r)] = r,o
-        yield torch.from_numpy(xyz),torch.from_numpy(weight),torch.tensor([int(g[1]) for g in groups]),torch.tensor([g[0] for g in groups])
+        yield (torch.from_numpy(xyz),torch.from_numpy(weight),torch.tensor([int(g[1]) for g in groups]),
+               torch.tensor([g[0] for g in groups]))
 
 # %% ../nbs/10_diffraction.ipynb #e6574b5f
 def _cos_sin(turns):
@@ -232,7 +245,8 @@ def pixelwise_sums(
     r = torch.einsum('gmi,gbji->gbmj',xyz,frames).float() # (g, b, m, 3)
     re,im = (torch.zeros(*r.shape[:2],P,P,device=device) for _ in range(2))
     for j in range(r.shape[2]):
-        t = torch.einsum('yxi,gbi->gbyx',S,r[:,:,j]); t = (t-t.round()).mul_(-2*math.pi); o = weight[:,None,j,None,None].float()
+        t = torch.einsum('yxi,gbi->gbyx',S,r[:,:,j]); t = (t-t.round()).mul_(-2*math.pi)
+        o = weight[:,None,j,None,None].float()
         re.addcmul_(torch.cos(t),o); im.addcmul_(torch.sin(t),o)
     return re,im
 
@@ -264,8 +278,10 @@ def _cell_intensity(crystals, frames, setup, device):
     P = setup.detector.pixels; f = pixel_maps(setup.beam,setup.detector,setup.b_factor,device)[4]
     re,im = (torch.zeros(len(crystals),len(setup.axes),P,P,device=device) for _ in range(2))
     for xyz,weight,number,owner in _atom_groups(crystals):
-        sums = (separable_sums if _splits(xyz,setup) else pixelwise_sums)(xyz.to(device),weight.to(device),frames[owner],setup,device)
-        for k,(i,z) in enumerate(zip(owner.tolist(),number.tolist())): re[i].addcmul_(sums[0][k],f[z]); im[i].addcmul_(sums[1][k],f[z])
+        sums = (separable_sums if _splits(xyz,setup) else pixelwise_sums)(xyz.to(device),weight.to(device),
+                                                                          frames[owner],setup,device)
+        for k,(i,z) in enumerate(zip(owner.tolist(),number.tolist())):
+            re[i].addcmul_(sums[0][k],f[z]); im[i].addcmul_(sums[1][k],f[z])
     return re.square_().add_(im.square_())
 
 def _simulate_batch(crystals, setup, device):
@@ -339,5 +355,6 @@ def plot(self:ZoneAxisPatterns,
     if axs is None: axs = np.atleast_1d(plt.subplots(1,n,figsize=(2.6*n,2.7),layout='constrained')[1])
     d = self.setup.detector; h = d.field_of_view or d.pixels*d.pixel_size/2/d.distance/self.setup.beam.wavelength
     for ax,img,axis in zip(axs,to_uint8(self.intensity,mode,decades),self.setup.axes):
-        ax.imshow(img,cmap='gray',origin='lower',extent=(-h,h,-h,h),vmin=0,vmax=255); ax.set(title=f'beam {axis}',xlabel='S (1/Å)')
+        ax.imshow(img,cmap='gray',origin='lower',extent=(-h,h,-h,h),vmin=0,vmax=255)
+        ax.set(title=f'beam {axis}',xlabel='S (1/Å)')
     return axs

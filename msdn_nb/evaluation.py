@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class
 from .crystal import MAX_ATOMS
 from .sources import data_hash
-from .training import Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, fit_temperature, save_weights, network_input
+from .training import (Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, fit_temperature,
+                              save_weights, network_input)
 from .models import joint_logits
 
 # %% ../nbs/40_evaluation.ipynb #468672a1
@@ -24,7 +25,8 @@ def ranks(
 )->np.ndarray: # (n,) 0 where the first answer is right
     "How many classes are thought more probable than the truth."
     p = np.asarray(probabilities); own = p[np.arange(len(p)),target][:,None]
-    return (p>own).sum(1)+((p==own)&(np.arange(p.shape[1])<np.asarray(target)[:,None])).sum(1) # ties in the order of the classes
+    # ties in the order of the classes
+    return (p>own).sum(1)+((p==own)&(np.arange(p.shape[1])<np.asarray(target)[:,None])).sum(1)
 
 # %% ../nbs/40_evaluation.ipynb #8e791c91
 def pooled(
@@ -84,14 +86,19 @@ def to_dict(self:Evaluation)->dict:
     "Scores as plain numbers, rates in 0..1."
     from sklearn.metrics import f1_score
     r = self.ranks; top = {f'top{k}':float((r<k).mean()) for k in range(1,6)}
-    return dict(model=self.model,n=len(r),skipped=self.skipped,**top,diffraction_class_top1=self.coarse_accuracy(diffraction_class),
-        crystal_system_top1=self.coarse_accuracy(crystal_system),macro_f1=float(f1_score(self.truth,self.answer,average='macro',labels=np.unique(self.truth),zero_division=0)),
-        ece=expected_calibration_error(self.probabilities.max(1),r==0),structures_per_second=len(r)/self.seconds)
+    return dict(model=self.model,n=len(r),skipped=self.skipped,**top,
+                diffraction_class_top1=self.coarse_accuracy(diffraction_class),
+                crystal_system_top1=self.coarse_accuracy(crystal_system),
+                macro_f1=float(f1_score(self.truth,self.answer,average='macro',labels=np.unique(self.truth),
+                                        zero_division=0)),
+                ece=expected_calibration_error(self.probabilities.max(1),r==0),
+                structures_per_second=len(r)/self.seconds)
 
 @patch
 def _repr_markdown_(self:Evaluation):
     d = self.to_dict()
-    return f"**{self.model}** on {d['n']:,} crystals ({self.skipped} skipped): "+', '.join(f'{k} {100*d[k]:.1f} %' for k in ('top1','top2','top5','diffraction_class_top1','crystal_system_top1'))
+    return f"**{self.model}** on {d['n']:,} crystals ({self.skipped} skipped): "+', '.join(f'{k} {100*d[k]:.1f} %'
+        for k in ('top1','top2','top5','diffraction_class_top1','crystal_system_top1'))
 
 # %% ../nbs/40_evaluation.ipynb #418fe474
 def evaluate(
@@ -103,15 +110,19 @@ def evaluate(
 )->Evaluation:
     "Score a model on labelled crystals."
     start = time.perf_counter(); recipe = trained.recipe; groups = table.space_group; sizes = table.n_sites
-    rows = np.arange(len(table)) if rows is None else np.asarray(rows); known = np.isin(groups[rows],recipe.classes)&(sizes[rows]<MAX_ATOMS)
+    rows = np.arange(len(table)) if rows is None else np.asarray(rows)
+    known = np.isin(groups[rows],recipe.classes)&(sizes[rows]<MAX_ATOMS)
     todo = rows[known]; parts = [todo[i:i+chunk] for i in range(0,len(todo),chunk)]; probabilities,good = [],[]
     jobs = (([table[int(i)] for i in p],recipe,groups[p]) for p in parts)
-    for part,(images,labels) in zip(parts,progress(spread(fill_chunk,jobs,workers),len(parts),f'evaluating {trained.card["name"]}')):
+    for part,(images,labels) in zip(parts,
+                                    progress(spread(fill_chunk,jobs,workers),len(parts),
+                                             f'evaluating {trained.card["name"]}')):
         keep = labels>0; good.append(part[keep])
         if keep.any(): probabilities.append(predict(trained,images[keep])[0])
     good = np.concatenate(good) if good else np.zeros(0,int); classes = np.array(recipe.classes)
     if not len(good): raise ValueError(f'{table.path}: no crystal of a space group that {trained.card["name"]} knows')
-    return Evaluation(trained.card['name'],classes,good,np.searchsorted(classes,groups[good]),np.concatenate(probabilities),len(rows)-len(good),time.perf_counter()-start)
+    return Evaluation(trained.card['name'],classes,good,np.searchsorted(classes,groups[good]),
+                      np.concatenate(probabilities),len(rows)-len(good),time.perf_counter()-start)
 
 # %% ../nbs/40_evaluation.ipynb #2c3542e4
 def evaluate_images(
@@ -122,18 +133,22 @@ def evaluate_images(
     batch:int=256, # patterns at a time
 )->Evaluation:
     "Score a model on patterns."
-    start = time.perf_counter(); classes,groups = np.array(trained.recipe.classes),np.asarray(space_groups); known = np.flatnonzero(np.isin(groups,classes))
+    start = time.perf_counter(); classes,groups = np.array(trained.recipe.classes),np.asarray(space_groups)
+    known = np.flatnonzero(np.isin(groups,classes))
     if not len(known): raise ValueError(f'no pattern of a space group that {trained.card["name"]} knows')
-    found = np.concatenate([predict(trained,np.stack([images[j] for j in known[i:i+batch]]))[0] for i in range(0,len(known),batch)])
+    found = np.concatenate([predict(trained,np.stack([images[j] for j in known[i:i+batch]]))[0]
+                            for i in range(0,len(known),batch)])
     rows = np.arange(len(groups)) if rows is None else np.asarray(rows)
-    return Evaluation(trained.card['name'],classes,rows[known],np.searchsorted(classes,groups[known]),found,len(groups)-len(known),time.perf_counter()-start)
+    return Evaluation(trained.card['name'],classes,rows[known],np.searchsorted(classes,groups[known]),found,
+                      len(groups)-len(known),time.perf_counter()-start)
 
 # %% ../nbs/40_evaluation.ipynb #02bb206e
 @patch
 def plot_reliability(self:Evaluation, ax=None):
     "Accuracy against confidence."
     import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(3.4,3.2),layout='constrained')[1]; n,c,a = reliability(self.probabilities.max(1),self.ranks==0).T
+    ax = ax or plt.subplots(figsize=(3.4,3.2),layout='constrained')[1]
+    n,c,a = reliability(self.probabilities.max(1),self.ranks==0).T
     ax.plot([0,1],[0,1],'k:',lw=1); ax.scatter(c,a,s=10+150*n/n.max(),alpha=.7)
     ax.set(xlabel='confidence',ylabel='accuracy',xlim=(0,1.02),ylim=(0,1.02)); return ax
 
@@ -145,8 +160,10 @@ def plot_systems(self:Evaluation, ax=None):
     from sklearn.metrics import confusion_matrix
     ax = ax or plt.subplots(figsize=(4.6,4.2),layout='constrained')[1]
     names = [s for s in CRYSTAL_SYSTEMS if s in {crystal_system(int(g)) for g in self.classes}]
-    t,a = ([crystal_system(int(g)) for g in x] for x in (self.truth,self.answer)); m = confusion_matrix(t,a,labels=names,normalize='true')
-    ax.imshow(m,cmap='Blues',vmin=0,vmax=1); ax.set(xticks=range(len(names)),yticks=range(len(names)),xlabel='answer',ylabel='truth')
+    t,a = ([crystal_system(int(g)) for g in x] for x in (self.truth,self.answer))
+    m = confusion_matrix(t,a,labels=names,normalize='true')
+    ax.imshow(m,cmap='Blues',vmin=0,vmax=1)
+    ax.set(xticks=range(len(names)),yticks=range(len(names)),xlabel='answer',ylabel='truth')
     ax.set_xticklabels(names,rotation=45,ha='right'); ax.set_yticklabels(names)
     for (i,j),v in np.ndenumerate(m):
         if v>=.0005: ax.text(j,i,f'{100*v:.1f}',ha='center',va='center',size=7,color='w' if v>.5 else 'k')
@@ -166,10 +183,13 @@ def summary(self:Evaluation, confusions:int=12)->dict:
     r,truth,answer = self.ranks,self.truth,self.answer
     free = lambda g: diffraction_class(g,axes='free')
     pairs = Counter(zip(truth[r>0].tolist(),answer[r>0].tolist())).most_common(confusions)
-    return dict(scores=self.to_dict(),top={str(k):rate(r<k) for k in range(1,6)},diffraction_class_free_top1=self.coarse_accuracy(free),
-        second_when_first_wrong=rate(r[r>0]==1),groups={str(g):rate(r[truth==g]==0) for g in np.unique(truth).tolist()},
-        systems={s:rate(r[[crystal_system(int(g))==s for g in truth]]==0) for s in CRYSTAL_SYSTEMS if s in {crystal_system(int(g)) for g in truth}},
-        confusions=[dict(truth=t,answer=a,n=n) for (t,a),n in pairs],reliability=np.nan_to_num(reliability(self.probabilities.max(1),r==0)).round(5).tolist())
+    return dict(scores=self.to_dict(),top={str(k):rate(r<k) for k in range(1,6)},
+                diffraction_class_free_top1=self.coarse_accuracy(free), second_when_first_wrong=rate(r[r>0]==1),
+                groups={str(g):rate(r[truth==g]==0) for g in np.unique(truth).tolist()},
+                systems={s:rate(r[[crystal_system(int(g))==s for g in truth]]==0) for s in CRYSTAL_SYSTEMS
+                         if s in {crystal_system(int(g)) for g in truth}},
+                confusions=[dict(truth=t,answer=a,n=n) for (t,a),n in pairs],
+                reliability=np.nan_to_num(reliability(self.probabilities.max(1),r==0)).round(5).tolist())
 
 # %% ../nbs/40_evaluation.ipynb #5801bc1f
 def finish_training(
@@ -184,11 +204,19 @@ def finish_training(
     **card,        # more facts for the card
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
-    learned,valid,test = split_rows(table,recipe,seed); images,groups,rows = open_cache(cache or f'{folder}/cache'); known = groups>0; items = np.flatnonzero(np.isin(rows,valid)&known)
+    learned,valid,test = split_rows(table,recipe,seed); images,groups,rows = open_cache(cache or f'{folder}/cache')
+    known = groups>0; items = np.flatnonzero(np.isin(rows,valid)&known)
     model = learn.model.network if recipe.base else learn.model; model = model.float().eval().cpu()
-    decide = (lambda f: model.decide(torch.from_numpy(f).float())) if recipe.base else (lambda x: model(network_input(x,recipe))) # the cache holds features or patterns
-    with torch.no_grad(): logits = torch.cat([joint_logits(decide(np.array(images[items[i:i+64]]))).float() for i in range(0,len(items),64)])
+    # the cache holds features or patterns
+    decide = ((lambda f: model.decide(torch.from_numpy(f).float())) if recipe.base
+              else (lambda x: model(network_input(x,recipe))))
+    with torch.no_grad():
+        logits = torch.cat([joint_logits(decide(np.array(images[items[i:i+64]]))).float()
+                            for i in range(0,len(items),64)])
     card['temperature'] = fit_temperature(logits,np.searchsorted(recipe.classes,groups[items]))
-    scored = evaluate(Trained(model,recipe,dict(name=recipe.name,temperature=card['temperature'])),table,test,workers); scores = scored.to_dict()
-    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=int((np.isin(rows,learned)&known).sum()),validation=len(items),test=len(test),seed=seed),scores=scores)
+    scored = evaluate(Trained(model,recipe,dict(name=recipe.name,temperature=card['temperature'])),table,test,workers)
+    scores = scored.to_dict()
+    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),
+                           training=int((np.isin(rows,learned)&known).sum()),validation=len(items),test=len(test),
+                           seed=seed),scores=scores)
     return save_weights(model,recipe,out,**facts,**card),scored

@@ -31,13 +31,14 @@ class Needed:
     remedy:str # how to come by it, and how long that takes
 
 _SHARE = 'in the folder that the environment variable MSDN_SHARED names'
-NEEDS = dict(
-    mp=Needed('mp/structures.parquet', 'the structures of the Materials Project', 'collect them with `msdn data mp --out FILE` (about an hour, most of it spent on finding 150,000 space groups; '
-        'it resumes, and wants a free key) and add --data FILE'),
-    rruff=Needed('powder_measured/rruff.parquet', 'labelled powder patterns of the RRUFF project', 'they come with Salgado et al., npj Comput. Mater. 9 (2023), a download of minutes; '
-        f'put them as powder_measured/rruff.parquet (columns id, space_group, intensity) {_SHARE}'),
-    measured=Needed('powder_measured', 'measured powder patterns', f'supplementary data of IUCr journals, some minutes by hand; put .xy files and a truth.csv as powder_measured {_SHARE}'),
-    cod=Needed('cod', 'structures of the Crystallography Open Database', f'fetch CIF files from crystallography.net, some minutes; put them and a truth.csv as cod {_SHARE}'))
+NEEDS = dict(mp=Needed('mp/structures.parquet', 'the structures of the Materials Project',
+                       'collect them with `msdn data mp --out FILE` (about an hour, most of it spent on finding 150,000 space groups; ' 'it resumes, and wants a free key) and add --data FILE'),
+             rruff=Needed('powder_measured/rruff.parquet', 'labelled powder patterns of the RRUFF project',
+                          'they come with Salgado et al., npj Comput. Mater. 9 (2023), a download of minutes; ' f'put them as powder_measured/rruff.parquet (columns id, space_group, intensity) {_SHARE}'),
+             measured=Needed('powder_measured', 'measured powder patterns',
+                             f'supplementary data of IUCr journals, some minutes by hand; put .xy files and a truth.csv as powder_measured {_SHARE}'),
+             cod=Needed('cod', 'structures of the Crystallography Open Database',
+                        f'fetch CIF files from crystallography.net, some minutes; put them and a truth.csv as cod {_SHARE}'))
 
 # %% ../nbs/43_experiments.ipynb #a5cdb986
 def find_data(
@@ -46,8 +47,10 @@ def find_data(
 )->Path:
     "Where the data lie, or an error that tells how to get them"
     path = shared_path(NEEDS[need].path) if given is None else Path(given)
-    if path is None: raise ExperimentError(f'{NEEDS[need].what} are not here ({NEEDS[need].path}): {NEEDS[need].remedy}')
-    if not path.exists(): raise ExperimentError(f'{path}: there is no such file; check the path, or leave out --data to look for {NEEDS[need].path}')
+    if path is None:
+        raise ExperimentError(f'{NEEDS[need].what} are not here ({NEEDS[need].path}): {NEEDS[need].remedy}')
+    if not path.exists():
+        raise ExperimentError(f'{path}: there is no such file; check the path, or leave out --data to look for {NEEDS[need].path}')
     return path
 
 def hash_of(
@@ -70,9 +73,11 @@ class Experiment:
     minutes:float # on two cores, about
     job:Callable  # function of a `Run` that returns a dict for JSON
     @property
-    def missing(self): return tuple(n for n in self.needs if shared_path(NEEDS[n].path) is None) # what it needs and does not find
+    # what it needs and does not find
+    def missing(self): return tuple(n for n in self.needs if shared_path(NEEDS[n].path) is None)
 
-MODULES = tuple(f'msdn_nb.{m}' for m in ('paper_a_accuracy', 'paper_a_baselines', 'paper_a_answers', 'paper_a_robustness', 'paper_a_rare', 'paper_b'))
+MODULES = tuple(f'msdn_nb.{m}' for m in ('paper_a_accuracy', 'paper_a_baselines', 'paper_a_answers',
+                                         'paper_a_robustness', 'paper_a_rare', 'paper_b'))
 _REGISTRY = {}
 
 # %% ../nbs/43_experiments.ipynb #89870826
@@ -85,12 +90,15 @@ def experiment(
 ):                    # a decorator that leaves the function as it is
     "Register a function of a `Run` as an experiment"
     needs = tuple(needs.split())
-    if not re.fullmatch(r'[a-z0-9][a-z0-9_-]*', name) or name in ('quick', 'full'): raise ExperimentError(f'{name!r}: name an experiment with lower case letters, digits, - and _, and not quick or full')
-    if unknown := set(needs) - set(NEEDS): raise ExperimentError(f'{name} needs {", ".join(unknown)}: known are {", ".join(NEEDS)}; describe further data in NEEDS')
+    if not re.fullmatch(r'[a-z0-9][a-z0-9_-]*', name) or name in ('quick', 'full'):
+        raise ExperimentError(f'{name!r}: name an experiment with lower case letters, digits, - and _, and not quick or full')
+    if unknown := set(needs) - set(NEEDS):
+        raise ExperimentError(f'{name} needs {", ".join(unknown)}: known are {", ".join(NEEDS)}; describe further data in NEEDS')
     def register(job):
         there = _REGISTRY.get(name)
         if there and job.__module__ in MODULES and there.job.__module__ != job.__module__:
-            if there.job.__module__ in MODULES: raise ExperimentError(f'{name}: {there.job.__module__} and {job.__module__} both have an experiment of this name; rename one')
+            if there.job.__module__ in MODULES:
+                raise ExperimentError(f'{name}: {there.job.__module__} and {job.__module__} both have an experiment of this name; rename one')
             return job
         _REGISTRY[name] = Experiment(name, paper, about, needs, minutes, job)
         return job
@@ -132,8 +140,10 @@ def described(
     value # an argument of a step
 ):        # short, and comparable between sessions
     "What a step was asked for"
-    if isinstance(value, CrystalTable): return f'{value.path.name}, {len(value)} rows, {_hashed(value.rows.astype(np.int64).tobytes())}'
-    if isinstance(value, np.ndarray) and value.size > 20: return f'array {value.shape} {value.dtype}, {_hashed(np.ascontiguousarray(value).tobytes())}'
+    if isinstance(value, CrystalTable):
+        return f'{value.path.name}, {len(value)} rows, {_hashed(value.rows.astype(np.int64).tobytes())}'
+    if isinstance(value, np.ndarray) and value.size > 20:
+        return f'array {value.shape} {value.dtype}, {_hashed(np.ascontiguousarray(value).tobytes())}'
     if isinstance(value, Path): return value.name # a folder of runs may be carried to another machine
     if callable(value): return getattr(value, '__qualname__', type(value).__name__)
     if isinstance(value, (list, tuple)): value = [described(v) for v in value]
@@ -177,8 +187,10 @@ class Run:
         out=None,        # folder for the result; `results`, for a quick run `runs/quick` if not given
     ):
         if quick and full: raise ExperimentError('quick and full: give one of them')
-        if data is not None and 'mp' not in needs: raise ExperimentError(f'{name} reads no table of structures; leave out --data')
-        self.name, self.quick, self.full, self.seed, self.workers, self.data = name, bool(quick), bool(full), int(seed), int(workers), data
+        if data is not None and 'mp' not in needs:
+            raise ExperimentError(f'{name} reads no table of structures; leave out --data')
+        self.name, self.quick, self.full, self.seed, self.workers, self.data = (name, bool(quick), bool(full),
+                                                                                int(seed), int(workers), data)
         self.form = 'quick' if quick else 'full' if full else ''
         self.paths = {n: find_data(n, data if n == 'mp' else None) for n in needs}
         self.out = result_path(name, quick, out)
@@ -206,7 +218,8 @@ def _keep_result(self:Run, form):
     if not self.out.exists(): return
     there = json.loads(self.out.read_text(encoding='utf-8')).get('form', 'full')
     if _FORMS.index(form) < _FORMS.index(there):
-        raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not overwrite; name another folder with --out' + (', or measure at full size with --full' if form == 'reduced' else ''))
+        raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not overwrite; name another folder with --out'
+                              + (', or measure at full size with --full' if form == 'reduced' else ''))
 
 # %% ../nbs/43_experiments.ipynb #a3ae1b91
 def _facts():
@@ -218,8 +231,10 @@ def _facts():
 @patch
 def _place(self:Run, name, ending):
     "The file of a step"
-    if not re.fullmatch(r'[\w.,=+-]+', name): raise ExperimentError(f'step {name!r}: use letters, digits and . , = + - _')
-    if name in self.steps: raise ExperimentError(f'step {name!r} stands twice in {self.name}; give each step a name of its own')
+    if not re.fullmatch(r'[\w.,=+-]+', name):
+        raise ExperimentError(f'step {name!r}: use letters, digits and . , = + - _')
+    if name in self.steps:
+        raise ExperimentError(f'step {name!r} stands twice in {self.name}; give each step a name of its own')
     return self.folder/'steps'/f'{name}{ending}'
 
 @patch
@@ -270,7 +285,8 @@ def arrays(self:Run,
     if not path.exists():
         result, facts = self._compute(function, args, kwargs)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_beside(path) as part, open(part, 'wb') as file: np.savez(file, _card=json.dumps(dict(asked=asked, **facts)), **result)
+        with written_beside(path) as part, open(part, 'wb') as file:
+            np.savez(file, _card=json.dumps(dict(asked=asked, **facts)), **result)
     with np.load(path, allow_pickle=False) as kept:
         card = json.loads(str(kept['_card']))
         self._agree(path, card.pop('asked'), asked)
@@ -286,7 +302,8 @@ def size(self:Run,
 )->SimpleNamespace:    # the size of this run, such as `.epochs`
     "At which size to run"
     reduced = {**full, **(reduced or {})}
-    if unknown := {*reduced, *(quick or {})} - set(full): raise ExperimentError(f'{self.name}: {", ".join(sorted(unknown))} has no full size; name it there as well')
+    if unknown := {*reduced, *(quick or {})} - set(full):
+        raise ExperimentError(f'{self.name}: {", ".join(sorted(unknown))} has no full size; name it there as well')
     used = {'quick': {**reduced, **(quick or {})}, 'full': full, '': reduced}[self.form]
     form = 'quick' if self.quick else 'full' if used == full else 'reduced'
     self._keep_result(form)
@@ -310,14 +327,18 @@ def mean_std(
 )->dict:   # value, std (of one repeat, n-1 in its denominator; None for a single one), n; in dicts as they were
     "Mean, standard deviation and number of repeats"
     values = list(values)
-    if isinstance(values[0], Mapping): return {k: mean_std([v[k] for v in values]) for k in values[0] if isinstance(values[0][k], (Mapping, int, float))}
-    return dict(value=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None, n=len(values))
+    if isinstance(values[0], Mapping):
+        return {k: mean_std([v[k] for v in values]) for k in values[0]
+                if isinstance(values[0][k], (Mapping, int, float))}
+    return dict(value=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                n=len(values))
 
 # %% ../nbs/43_experiments.ipynb #9969d34c
 @patch(as_prop=True)
 def table(self:Run)->CrystalTable:
     "The structures, for an experiment that needs 'mp'"
-    if 'mp' not in self.paths: raise ExperimentError(f"{self.name} wants structures, but was registered without needs='mp'; add it")
+    if 'mp' not in self.paths:
+        raise ExperimentError(f"{self.name} wants structures, but was registered without needs='mp'; add it")
     if not hasattr(self, '_table'): self._table = CrystalTable(self.paths['mp'])
     return self._table
 
@@ -326,7 +347,8 @@ def path(self:Run,
     need:str # a key of `NEEDS` under which the experiment was registered
 )->Path:
     "Where data lie"
-    if need not in self.paths: raise ExperimentError(f"{self.name} wants {need}, but was registered without it; add it to needs")
+    if need not in self.paths:
+        raise ExperimentError(f"{self.name} wants {need}, but was registered without it; add it to needs")
     return self.paths[need]
 
 @patch
@@ -347,14 +369,21 @@ def document(self:Run,
 )->dict:
     "The result with the facts of its run"
     here, steps = _facts(), self.steps
-    data = {n: dict(file=NEEDS[n].path if self.data is None or n != 'mp' else Path(self.data).name, data_hash=self.hashes[n]) for n in self.paths}
-    options = [f'--{self.form}']*bool(self.form) + ([f'--data {Path(self.data).name}'] if self.data is not None else []) + ([f'--seed {self.seed}'] if self.seed else [])
-    facts = dict(form=(self.sizes or {}).get('form', 'quick' if self.quick else 'full'), quick=self.quick, size=self.sizes, data=data, seed=self.seed, seeds=self.all_seeds,
-        commit=here['commit'], commits=_all_of([s['commit'] for s in steps.values()] + [here['commit']]), hardware='; '.join(_all_of([s['hardware'] for s in steps.values()] + [here['hardware']]*(not steps))),
-        python=run_facts()['python'], date=max([s['date'] for s in steps.values()], default=here['date']), wall_time_s=seconds + sum(s['seconds'] for s in steps.values()),
-        steps={n: round(s['seconds'], 3) for n, s in steps.items()}, command=' '.join(['msdn reproduce', self.name, *options]))
+    data = {n: dict(file=NEEDS[n].path if self.data is None or n != 'mp' else Path(self.data).name,
+                    data_hash=self.hashes[n]) for n in self.paths}
+    options = [f'--{self.form}']*bool(self.form) + ([f'--data {Path(self.data).name}'] if self.data is not None
+                                                    else []) + ([f'--seed {self.seed}'] if self.seed else [])
+    facts = dict(form=(self.sizes or {}).get('form', 'quick' if self.quick else 'full'), quick=self.quick,
+                 size=self.sizes, data=data, seed=self.seed, seeds=self.all_seeds, commit=here['commit'],
+                 commits=_all_of([s['commit'] for s in steps.values()] + [here['commit']]),
+                 hardware='; '.join(_all_of([s['hardware'] for s in steps.values()] + [here['hardware']]*(not steps))),
+                 python=run_facts()['python'], date=max([s['date'] for s in steps.values()], default=here['date']),
+                 wall_time_s=seconds + sum(s['seconds'] for s in steps.values()),
+                 steps={n: round(s['seconds'], 3) for n, s in steps.items()},
+                 command=' '.join(['msdn reproduce', self.name, *options]))
     head = dict(name=entry.name, paper=entry.paper, about=entry.about)
-    if taken := set(result) & {*head, *facts}: raise ExperimentError(f'{self.name} returns {", ".join(sorted(taken))}, which the runner fills in; choose other keys')
+    if taken := set(result) & {*head, *facts}:
+        raise ExperimentError(f'{self.name} returns {", ".join(sorted(taken))}, which the runner fills in; choose other keys')
     return {**head, **plain(result), **facts}
 
 # %% ../nbs/43_experiments.ipynb #6c22a9d9
@@ -386,7 +415,9 @@ def experiment_list(
     def done(name):
         path = result_path(name, out=folder)
         return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    return [dict(name=e.name, paper=e.paper, about=e.about, needs=list(e.needs), missing=list(e.missing), minutes=e.minutes, done=done(e.name).get('form'), date=done(e.name).get('date')) for e in experiments().values()]
+    return [dict(name=e.name, paper=e.paper, about=e.about, needs=list(e.needs), missing=list(e.missing),
+                 minutes=e.minutes, done=done(e.name).get('form'), date=done(e.name).get('date'))
+            for e in experiments().values()]
 
 # %% ../nbs/43_experiments.ipynb #026a11bc
 class Shown(dict):
@@ -395,9 +426,11 @@ class Shown(dict):
     def _repr_markdown_(self):
         data = '; '.join(f"{d['file']} (SHA-256 {d['data_hash'][:12]}…)" for d in self['data'].values()) or 'none'
         size = {k: v for k, v in (self['size'] or {}).items() if k not in ('form', 'full', 'full_command')}
-        rows = [('command', f"`{self['command']}`"), ('size', f"{self['form']}" + (': ' + ', '.join(f'{k} {v}' for k, v in size.items()) if size else '')),
-            ('at full size', f"`{self['size']['full_command']}`" if 'full_command' in (self['size'] or {}) else ''), ('data', data), ('seeds', ', '.join(map(str, self['seeds']))),
-            ('measured', f"{self['date']}, {self['wall_time_s']:,.1f} s on {self['hardware']}, commit {', '.join(c[:9] for c in self['commits']) or 'unknown'}")]
+        rows = [('command', f"`{self['command']}`"),
+                ('size', f"{self['form']}" + (': ' + ', '.join(f'{k} {v}' for k, v in size.items()) if size else '')),
+                ('at full size', f"`{self['size']['full_command']}`" if 'full_command' in (self['size'] or {}) else ''),
+                ('data', data), ('seeds', ', '.join(map(str, self['seeds']))),
+                ('measured', f"{self['date']}, {self['wall_time_s']:,.1f} s on {self['hardware']}, commit {', '.join(c[:9] for c in self['commits']) or 'unknown'}")]
         return '\n'.join(['| | |', '|---|---|', *(f'| {k} | {v} |' for k, v in rows if v)])
 
 def shown(
@@ -406,7 +439,8 @@ def shown(
 )->Shown:
     "The result of an experiment"
     path = result_path(name, out=folder)
-    if not path.exists(): raise ExperimentError(f'results/{name}.json is not there; make it with `msdn reproduce {name}`')
+    if not path.exists():
+        raise ExperimentError(f'results/{name}.json is not there; make it with `msdn reproduce {name}`')
     return Shown(json.loads(path.read_text(encoding='utf-8')))
 
 # %% ../nbs/43_experiments.ipynb #6867b794
@@ -420,7 +454,8 @@ class Pair:
     published:float|None=None          # as printed, None where nothing was published
     published_std:float|None=None      # its standard deviation, as printed
     @property
-    def difference(self): return None if None in (self.ours, self.published) else self.ours - self.published # ours minus theirs
+    # ours minus theirs
+    def difference(self): return None if None in (self.ours, self.published) else self.ours - self.published
 
 def _flat(values, head=()):
     "Labels and values of dicts within dicts"
@@ -462,9 +497,13 @@ def beside(
 @patch
 def _repr_markdown_(self:Comparison):
     counted, d = any(p.n is not None for p in self.pairs), self.digits
-    def text(value, std, digits): return '' if value is None else f'{value:,.{digits}f}' + ('' if std is None else f' ± {std:.{digits}f}')
-    def printed(p): return '' if p.published is None else f'{p.published}' + ('' if p.published_std is None else f" ± {p.published_std:.{len(str(p.published).partition('.')[2])}f}")
-    rows = [[p.label, text(p.ours, p.std, d) or 'not measured', *([f'{p.n:,}' if p.n else ''] if counted else []), printed(p), '' if p.difference is None else f'{p.difference:+.{d}f}'] for p in self.pairs]
+    def text(value, std, digits):
+        return '' if value is None else f'{value:,.{digits}f}' + ('' if std is None else f' ± {std:.{digits}f}')
+    def printed(p):
+        return ('' if p.published is None else f'{p.published}'
+                + ('' if p.published_std is None else f" ± {p.published_std:.{len(str(p.published).partition('.')[2])}f}"))
+    rows = [[p.label, text(p.ours, p.std, d) or 'not measured', *([f'{p.n:,}' if p.n else ''] if counted else []), printed(p),
+             '' if p.difference is None else f'{p.difference:+.{d}f}'] for p in self.pairs]
     head = ['', f'ours ({self.unit})', *(['n'] if counted else []), f'published ({self.unit})', 'difference']
     return '\n'.join('| ' + ' | '.join(r) + ' |' for r in [head, ['---']*len(head), *rows])
 
@@ -475,9 +514,13 @@ def plot(self:Comparison,
     "Ours as dots with error bars, the published figures as rings"
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(5.5, .24*len(self) + .9), layout='constrained')[1]
-    both = lambda value, error: ([i for i, p in enumerate(self.pairs) if getattr(p, value) is not None], [(getattr(p, value), getattr(p, error) or 0) for p in self.pairs if getattr(p, value) is not None])
-    for (value, error), style in {('published', 'published_std'): dict(fmt='o', mfc='none', ms=8, color='#c0392b'), ('ours', 'std'): dict(fmt='o', ms=4, color='#1f4e79')}.items():
+    both = lambda value, error: ([i for i, p in enumerate(self.pairs) if getattr(p, value) is not None],
+                                 [(getattr(p, value), getattr(p, error) or 0) for p in self.pairs
+                                  if getattr(p, value) is not None])
+    for (value, error), style in {('published', 'published_std'): dict(fmt='o', mfc='none', ms=8, color='#c0392b'),
+                                  ('ours', 'std'): dict(fmt='o', ms=4, color='#1f4e79')}.items():
         at, found = both(value, error)
         if at: ax.errorbar([v for v, _ in found], at, xerr=[e for _, e in found], label=value, **style)
-    ax.set(yticks=range(len(self)), yticklabels=[p.label for p in self.pairs], ylim=(len(self) - .5, -.5), xlabel=self.unit); ax.grid(alpha=.3); ax.legend(fontsize=8)
+    ax.set(yticks=range(len(self)), yticklabels=[p.label for p in self.pairs], ylim=(len(self) - .5, -.5), xlabel=self.unit)
+    ax.grid(alpha=.3); ax.legend(fontsize=8)
     return ax

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 from types import MappingProxyType
-from .symmetry import (CRYSTAL_SYSTEMS, check_space_group, crystal_system, is_absent, reflection_conditions, symbol,
-                              index_box, check_axes, group_operations, _signature)
+from .symmetry import (CRYSTAL_SYSTEMS, check_space_group, crystal_system, is_absent, reflection_conditions,
+                              symbol, index_box, check_axes, group_operations, _signature)
 
 # %% ../nbs/50_extinction.ipynb #e0bc5a05
-class ExtinctionError(ValueError): "A set of groups, a cell or a list of reflections that cannot be used, and what to give instead."
+class ExtinctionError(ValueError):
+    "A set of groups, a cell or a list of reflections that cannot be used, and what to give instead."
 
 SYSTEMS = ('triclinic', 'monoclinic', 'orthorhombic', 'tetragonal', 'trigonal+hexagonal', 'cubic')
 
@@ -26,7 +27,8 @@ def system_groups(
     system='all' # names of `CRYSTAL_SYSTEMS` joined by '+', or 'all', or space group numbers
 )->tuple: # of space groups, sorted
     "The space groups of one or more crystal systems, or the given ones in order"
-    if not isinstance(system, str) and np.ndim(system) == 1 and len(system): return tuple(sorted({check_space_group(n) for n in system}))
+    if not isinstance(system, str) and np.ndim(system) == 1 and len(system):
+        return tuple(sorted({check_space_group(n) for n in system}))
     names = CRYSTAL_SYSTEMS if system == 'all' else system.split('+') if isinstance(system, str) else ()
     if not names or not set(names) <= set(CRYSTAL_SYSTEMS):
         raise ExtinctionError(f"system {system!r}: give 'all', one of {', '.join(SYSTEMS)}, or a list of space group numbers")
@@ -45,8 +47,9 @@ def line_key(
 )->np.ndarray:  # (m, j) whole numbers
     "Whole numbers (m, j) that name the line of each reflection of `hkl` (m, 3), for any lattice of the crystal family"
     h, k, l = np.asarray(hkl, dtype=np.int64).T
-    keys = {'cubic': (h*h + k*k + l*l,), 'tetragonal': (h*h + k*k, l*l), 'hexagonal': (h*h + h*k + k*k, l*l), 'orthorhombic': (h*h, k*k, l*l),
-            'monoclinic': (h*h, k*k, l*l, h*l), 'triclinic': (h*h, k*k, l*l, h*k, k*l, h*l)}
+    keys = {'cubic': (h*h + k*k + l*l,), 'tetragonal': (h*h + k*k, l*l), 'hexagonal': (h*h + h*k + k*k, l*l),
+            'orthorhombic': (h*h, k*k, l*l), 'monoclinic': (h*h, k*k, l*l, h*l),
+            'triclinic': (h*h, k*k, l*l, h*k, k*l, h*l)}
     return np.stack(keys[family], axis=1)
 
 # %% ../nbs/50_extinction.ipynb #158bb722
@@ -77,7 +80,8 @@ def extinction_classes(
     by:str='hkl'       # 'hkl' for indexed reflections, 'd' for d-spacings alone
 )->tuple: # of tuples of space groups, both sorted
     "The groups of `system`, sorted into classes that reflection positions cannot separate"
-    if by not in ('hkl', 'd'): raise ExtinctionError(f"by {by!r}: give 'hkl' (indexed reflections) or 'd' (d-spacings alone)")
+    if by not in ('hkl', 'd'):
+        raise ExtinctionError(f"by {by!r}: give 'hkl' (indexed reflections) or 'd' (d-spacings alone)")
     found = {}
     for n in system_groups(system): found.setdefault(_visible(n, check_axes(axes), by), []).append(n)
     return tuple(tuple(members) for members in found.values())
@@ -100,12 +104,14 @@ class ExtinctionTable:
     conditions:tuple # for each class a tuple of `ReflectionCondition`, empty if there are none
     def to_dict(self):
         "Plain data for JSON: one entry a class"
-        rows = [dict(groups=list(c), symbols=[symbol(n) for n in c], conditions=[str(x) for x in found]) for c, found in zip(self.classes, self.conditions)]
+        rows = [dict(groups=list(c), symbols=[symbol(n) for n in c], conditions=[str(x) for x in found])
+                for c, found in zip(self.classes, self.conditions)]
         return dict(system=self.system, axes=self.axes, by=self.by, groups=sum(map(len, self.classes)), classes=rows)
     def _repr_markdown_(self):
         "One row a class"
         head = f'{sum(map(len, self.classes))} groups in {len(self.classes)} extinction classes: {self.system}, axes {self.axes}, by {self.by}\n\n| | reflection conditions | space groups |\n|---|---|---|\n'
-        rows = [f"| {i} | {'; '.join(map(str, found)) or 'none'} | {', '.join(f'{n} {symbol(n)}' for n in c)} |" for i, (c, found) in enumerate(zip(self.classes, self.conditions), 1)]
+        rows = [f"| {i} | {'; '.join(map(str, found)) or 'none'} | {', '.join(f'{n} {symbol(n)}' for n in c)} |"
+                for i, (c, found) in enumerate(zip(self.classes, self.conditions), 1)]
         return head + '\n'.join(rows)
 
 def extinction_table(
@@ -130,11 +136,16 @@ def plot_extinction_classes(
     for y, system in enumerate(systems):
         sizes, left = sorted((len(c) for c in extinction_classes(system, axes)), reverse=True), 0
         for size in sizes:
-            ax.barh(y, size, left=left, height=.7, color=plt.cm.Blues(.25 + .6*min(size, 16)/16) if size > 1 else '#f0e2c8', ec='white', lw=.8)
-            if size > 1: ax.text(left + size/2, y, str(size), ha='center', va='center', fontsize=7, color='white' if size > 7 else 'black')
+            ax.barh(y, size, left=left, height=.7, color=plt.cm.Blues(.25 + .6*min(size, 16)/16) if size > 1
+                    else '#f0e2c8', ec='white', lw=.8)
+            if size > 1:
+                ax.text(left + size/2, y, str(size), ha='center', va='center', fontsize=7,
+                        color='white' if size > 7 else 'black')
             left += size
         ax.text(left + .6, y, f'{len(sizes)} of {left}', va='center', fontsize=9)
-    ax.set(yticks=range(len(systems)), yticklabels=[s if isinstance(s, str) else f'{len(s)} groups' for s in systems], ylim=(len(systems) - .4, -.6), xlabel='space groups', xlim=(0, None)); ax.margins(x=.09)
+    ax.set(yticks=range(len(systems)), yticklabels=[s if isinstance(s, str) else f'{len(s)} groups' for s in systems],
+           ylim=(len(systems) - .4, -.6), xlabel='space groups', xlim=(0, None))
+    ax.margins(x=.09)
     ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params(axis='y', length=0)
     return ax
 
@@ -150,7 +161,8 @@ ExtinctionTable.plot = _table_plot
 def _weights(groups, prior):
     "Weight of each group, in no unit"
     if prior is None: return dict.fromkeys(groups, 1.)
-    if not isinstance(prior, Mapping): raise ExtinctionError(f'prior {type(prior).__name__}: give a mapping from space group to weight, such as population(), or None for equal weights')
+    if not isinstance(prior, Mapping):
+        raise ExtinctionError(f'prior {type(prior).__name__}: give a mapping from space group to weight, such as population(), or None for equal weights')
     weights = {n: float(prior.get(n, 0)) for n in groups}
     total = sum(weights.values())
     if not (np.isfinite(total) and total > 0 and min(weights.values()) >= 0):
@@ -165,7 +177,8 @@ def extinction_ceiling(
     by:str='hkl'      # as in `extinction_classes`
 )->dict: # system, groups and classes (counts), top1 to topk (rates, 0..1)
     "The best top-1..k accuracy of a method that knows the positions of all reflections, the prior, and nothing else"
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1: raise ExtinctionError(f'k {k!r}: give a whole number of answers, at least 1')
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ExtinctionError(f'k {k!r}: give a whole number of answers, at least 1')
     table = extinction_table(system, axes, by)
     weights = _weights([n for c in table.classes for n in c], prior)
     ranked = [sorted((weights[n] for n in c), reverse=True) for c in table.classes]
@@ -173,7 +186,8 @@ def extinction_ceiling(
     return dict(system=table.system, groups=len(weights), classes=len(ranked), **tops)
 
 # %% ../nbs/50_extinction.ipynb #bf46766b
-_SHORT = {'cubic': lambda a: (a, a, a, 90, 90, 90), 'tetragonal': lambda a, c: (a, a, c, 90, 90, 90), 'orthorhombic': lambda a, b, c: (a, b, c, 90, 90, 90),
+_SHORT = {'cubic': lambda a: (a, a, a, 90, 90, 90), 'tetragonal': lambda a, c: (a, a, c, 90, 90, 90),
+          'orthorhombic': lambda a, b, c: (a, b, c, 90, 90, 90),
           'monoclinic': lambda a, b, c, beta: (a, b, c, 90, beta, 90),
           **dict.fromkeys(('trigonal', 'hexagonal', 'trigonal+hexagonal'), lambda a, c: (a, a, c, 90, 90, 120))}
 
@@ -192,11 +206,14 @@ def unit_cell(
         values = np.array([*lengths, *np.degrees(np.arccos(cosines))])
     short = _SHORT.get(system)
     if short and values.size == short.__code__.co_argcount: values = np.array(short(*values.ravel()), dtype=float)
-    if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all() and gemmi.UnitCell(*values).volume > 1e-3): raise wrong
+    if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all()
+                                    and gemmi.UnitCell(*values).volume > 1e-3):
+        raise wrong
     return gemmi.UnitCell(*values)
 
 # %% ../nbs/50_extinction.ipynb #51fbaf2c
-_LOWEST = {'cubic': 195, 'tetragonal': 75, 'trigonal+hexagonal': 143, 'orthorhombic': 16, 'monoclinic': 3, 'triclinic': 1}
+_LOWEST = {'cubic': 195, 'tetragonal': 75, 'trigonal+hexagonal': 143, 'orthorhombic': 16, 'monoclinic': 3,
+           'triclinic': 1}
 
 def _fits(parameters, number, tolerance=.001):
     "Whether the metric of a cell equals its average over the rotations of a group: lengths to `tolerance`, angles to as many radians"
@@ -240,26 +257,32 @@ def axis_settings(
     if system == 'cubic': return [one, one[:, [1, 0, 2]]]
     if system == 'trigonal': return [one, np.diag([-1, -1, 1])]
     if system != 'monoclinic': return [one]
-    return [np.array([[p, 0, q], [0, 1, 0], [r, 0, s]]) for p, q, r, s in ((1,0,0,1), (0,1,1,0), (1,1,0,1), (1,0,1,1), (0,1,1,1), (1,1,1,0))]
+    return [np.array([[p, 0, q], [0, 1, 0], [r, 0, s]])
+            for p, q, r, s in ((1,0,0,1), (0,1,1,0), (1,1,0,1), (1,0,1,1), (0,1,1,1), (1,1,1,0))]
 
 def axes_text(
     setting # matrix (3, 3), one of `axis_settings`
 )->str:
     "The axes of the Tables in terms of the given ones, such as 'c, a, b' or 'a, b, a+c'"
     def term(c, axis): return f"{'-' if c < 0 else '+'}{axis}"
-    return ', '.join(''.join(term(c, axis) for c, axis in zip(column, 'abc') if c).removeprefix('+') for column in np.asarray(setting).T)
+    return ', '.join(''.join(term(c, axis) for c, axis in zip(column, 'abc') if c).removeprefix('+')
+                     for column in np.asarray(setting).T)
 
 # %% ../nbs/50_extinction.ipynb #ddb881f7
 def _peak_limits(d_spacing, two_theta, wavelength, tolerance):
     "d-spacings (n,) of peaks, their lower and upper limits, all in angstrom"
     name, values = ('two_theta', two_theta) if d_spacing is None else ('d_spacing', d_spacing)
     values = np.atleast_1d(np.asarray(values, dtype=float))
-    if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all() and (name == 'd_spacing' or values.max() < 180)):
-        raise ExtinctionError(f'{name}: give a list of finite numbers above zero' + (' and below 180 degrees' if name == 'two_theta' else ', in angstrom'))
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()
+                                                   and (name == 'd_spacing' or values.max() < 180)):
+        raise ExtinctionError(f'{name}: give a list of finite numbers above zero'
+                              + (' and below 180 degrees' if name == 'two_theta' else ', in angstrom'))
     width = tolerance if tolerance is not None else .1 if name == 'two_theta' else .002
-    if not 0 < width < (10 if name == 'two_theta' else .5): raise ExtinctionError(f'tolerance {tolerance!r}: give degrees of two_theta (such as 0.1), or for d_spacing a fraction of it (such as 0.002)')
+    if not 0 < width < (10 if name == 'two_theta' else .5):
+        raise ExtinctionError(f'tolerance {tolerance!r}: give degrees of two_theta (such as 0.1), or for d_spacing a fraction of it (such as 0.002)')
     if name == 'd_spacing': return values, values*(1 - width), values*(1 + width)
-    if wavelength is None or not 0 < wavelength < np.inf: raise ExtinctionError(f'wavelength {wavelength!r}: two_theta means nothing without it; give angstrom, such as 1.5406')
+    if wavelength is None or not 0 < wavelength < np.inf:
+        raise ExtinctionError(f'wavelength {wavelength!r}: two_theta means nothing without it; give angstrom, such as 1.5406')
     sine = lambda angle: np.sin(np.radians(np.clip(angle, 1e-3, 180)/2))
     return tuple(wavelength/(2*sine(values + shift)) for shift in (0, width, -width))
 
@@ -270,7 +293,8 @@ def lattice_reflections(
 )->tuple:       # indices (m, 3), d-spacings (m,) in angstrom
     "Indices (m, 3) of the lattice with d-spacings of at least `d_min`, one of each Friedel pair, largest d first, and those d-spacings"
     expected = 2/3*np.pi*unit.volume/d_min**3
-    if expected > 500_000: raise ExtinctionError(f'about {expected:.0f} reflections of the cell reach {d_min:.3f} angstrom: give fewer, at larger d-spacings, or a smaller cell')
+    if expected > 500_000:
+        raise ExtinctionError(f'about {expected:.0f} reflections of the cell reach {d_min:.3f} angstrom: give fewer, at larger d-spacings, or a smaller cell')
     hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup('P 1'), d_min*(1 - 1e-9), 0, True)
     first = np.take_along_axis(hkl, (hkl != 0).argmax(1)[:, None], 1)          # of each pair, the one whose first index is positive
     hkl = np.ascontiguousarray(hkl*np.sign(first), dtype=np.int32)
@@ -299,13 +323,17 @@ class ExtinctionCheck:
     @property
     def remaining(self):
         "Space groups that nothing speaks against, those with the fewest silent lines first"
-        return tuple(sorted((n for n, positions in self.against.items() if not positions), key=lambda n: (len(self.silent[n]), n)))
+        return tuple(sorted((n for n, positions in self.against.items() if not positions),
+                            key=lambda n: (len(self.silent[n]), n)))
     @property
     def excluded(self):
         "Space groups that some observation speaks against, least contradicted first"
-        return tuple(sorted((n for n, positions in self.against.items() if positions), key=lambda n: (len(self.against[n]), n)))
+        return tuple(sorted((n for n, positions in self.against.items() if positions),
+                            key=lambda n: (len(self.against[n]), n)))
     @property
-    def unindexed(self): "Positions of the observations that no reflection of the cell reaches"; return tuple(i for i, found in enumerate(self.hkl) if not found)
+    def unindexed(self):
+        "Positions of the observations that no reflection of the cell reaches"
+        return tuple(i for i, found in enumerate(self.hkl) if not found)
 
 # %% ../nbs/50_extinction.ipynb #d805e3e9
 def _judge(number, axes, observed, lattice):
@@ -326,7 +354,8 @@ def _as_tuples(hkl): return tuple(tuple(map(int, row)) for row in hkl)
 def _number_lines(unit, hkl, candidates):
     "Number of the line of each of `hkl` (falling d) and of each of `candidates`, by the highest symmetry of the lattice"
     family = crystal_family([*_LOWEST.values()][_highest(unit.parameters)])
-    _, first, number = np.unique(line_key(family, np.concatenate([hkl, candidates])), axis=0, return_index=True, return_inverse=True)
+    _, first, number = np.unique(line_key(family, np.concatenate([hkl, candidates])), axis=0, return_index=True,
+                                 return_inverse=True)
     line = np.argsort(np.argsort(first))[number.ravel()]
     return line[:len(hkl)], line[len(hkl):]
 
@@ -336,7 +365,8 @@ def _possible(unit, system):
     name = cell_system(unit) if system is None else system if isinstance(system, str) else 'given groups'
     groups = system_groups(name if system is None else system)
     fits = tuple(n for n in groups if _fits(unit.parameters, n))
-    if not fits: raise ExtinctionError(f'cell {unit.parameters}: its shape does not fit {name} groups in the axes of the International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
+    if not fits:
+        raise ExtinctionError(f'cell {unit.parameters}: its shape does not fit {name} groups in the axes of the International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
     return fits, name
 
 def _as_indices(hkl):
@@ -344,7 +374,8 @@ def _as_indices(hkl):
     wrong = ExtinctionError('hkl: give a list of reflections, three whole numbers each and not 0 0 0')
     try: found = np.atleast_2d(np.asarray(hkl, dtype=float))
     except (TypeError, ValueError): raise wrong from None
-    if found.ndim != 2 or found.shape[1] != 3 or not len(found) or (found != np.round(found)).any() or not found.any(1).all() or abs(found).max() > 1000: raise wrong
+    if found.ndim != 2 or found.shape[1] != 3 or not len(found) or (found != np.round(found)).any() or not found.any(1).all() or abs(found).max() > 1000:
+        raise wrong
     return np.ascontiguousarray(found, dtype=np.int32)
 
 # %% ../nbs/50_extinction.ipynb #21613708
@@ -371,14 +402,17 @@ def check_reflections(
     axes:str='free'       # 'free' to try every setting of the lattice, 'fixed' if the axes are those of the Tables
 )->ExtinctionCheck:
     "Which space groups the observed reflections allow, and what speaks against each of the others"
-    if sum(x is not None for x in (hkl, d_spacing, two_theta)) != 1: raise ExtinctionError('give exactly one of hkl, d_spacing and two_theta')
+    if sum(x is not None for x in (hkl, d_spacing, two_theta)) != 1:
+        raise ExtinctionError('give exactly one of hkl, d_spacing and two_theta')
     check_axes(axes); unit = unit_cell(cell, system); groups, name = _possible(unit, system)
     d, candidates, owner, found = _observe(unit, hkl, d_spacing, two_theta, wavelength, tolerance)
     line, seen_line = _number_lines(unit, found, candidates)
-    verdicts = {n: _judge(c[0], axes, (candidates, owner, seen_line), (found, line)) for c in extinction_classes(groups) for n in c}
+    verdicts = {n: _judge(c[0], axes, (candidates, owner, seen_line), (found, line)) for c in extinction_classes(groups)
+                for n in c}
     against, silent, setting = (MappingProxyType({n: verdicts[n][i] for n in groups}) for i in range(3))
     explained = tuple(_as_tuples(candidates[owner == i]) for i in range(len(d)))
-    return ExtinctionCheck(tuple(unit.parameters), name, axes, tuple(map(float, d)), explained, against, silent, setting)
+    return ExtinctionCheck(tuple(unit.parameters), name, axes, tuple(map(float, d)), explained, against, silent,
+                           setting)
 
 # %% ../nbs/50_extinction.ipynb #61f4fe6a
 def _hkl_text(hkl):
@@ -387,7 +421,8 @@ def _hkl_text(hkl):
 
 def _class_rows(self):
     "Extinction classes of the groups considered, the remaining ones first, then by contradictions, silent lines and number"
-    return sorted(extinction_classes(list(self.against), self.axes), key=lambda c: (len(self.against[c[0]]), len(self.silent[c[0]]), c))
+    return sorted(extinction_classes(list(self.against), self.axes),
+                  key=lambda c: (len(self.against[c[0]]), len(self.silent[c[0]]), c))
 
 def _evidence(self, number, most=4):
     "The observations that speak against a group, in words"
@@ -401,11 +436,15 @@ def _check_markdown(self):
     "The remaining classes and the excluded ones with the reflections against them"
     left, lost = len(self.remaining), len(self.unindexed)
     head = f'{len(self.d_spacing)} observations, cell {", ".join(f"{x:g}" for x in self.cell)}: {left} of {len(self.against)} {self.system} groups remain.'
-    if lost: head += f' {lost} of them fit no reflection of the cell: d = {", ".join(f"{self.d_spacing[i]:.4f}" for i in self.unindexed[:8])}' + (' and more.' if lost > 8 else '.')
-    if 2*lost > len(self.d_spacing): head += ' That is most of them: check the cell, the wavelength and the tolerance before reading on.'
+    if lost:
+        head += f' {lost} of them fit no reflection of the cell: d = {", ".join(f"{self.d_spacing[i]:.4f}" for i in self.unindexed[:8])}' + (' and more.'
+            if lost > 8 else '.')
+    if 2*lost > len(self.d_spacing):
+        head += ' That is most of them: check the cell, the wavelength and the tolerance before reading on.'
     rows = []
     for c in _class_rows(self):
-        names = ', '.join(f'{n} {symbol(n)}' for n in c) + ('' if self.setting[c[0]] == 'a, b, c' else f' (its axes: {self.setting[c[0]]})')
+        names = ', '.join(f'{n} {symbol(n)}' for n in c) + ('' if self.setting[c[0]] == 'a, b, c'
+                                                            else f' (its axes: {self.setting[c[0]]})')
         rows.append(f"| {names} | {len(self.silent[c[0]])} | {_evidence(self, c[0]) or 'nothing'} |")
     return head + '\n\n| space groups | lines allowed but not seen | what speaks against |\n|---|---|---|\n' + '\n'.join(rows)
 
@@ -418,9 +457,10 @@ def _check_dict(self):
     def row(c): return dict(groups=list(c), symbols=[symbol(n) for n in c], axes=self.setting[c[0]])
     rows = _class_rows(self)
     return dict(cell=list(self.cell), system=self.system, axes=self.axes, observed=len(self.d_spacing),
-                remaining=[dict(**row(c), silent=[list(x) for x in self.silent[c[0]]]) for c in rows if not self.against[c[0]]],
-                excluded=[dict(**row(c), against=[peak(i) for i in self.against[c[0]]]) for c in rows if self.against[c[0]]],
-                unindexed=[self.d_spacing[i] for i in self.unindexed])
+                remaining=[dict(**row(c), silent=[list(x) for x in self.silent[c[0]]]) for c in rows
+                           if not self.against[c[0]]],
+                excluded=[dict(**row(c), against=[peak(i) for i in self.against[c[0]]]) for c in rows
+                          if self.against[c[0]]], unindexed=[self.d_spacing[i] for i in self.unindexed])
 
 ExtinctionCheck.to_dict = _check_dict
 
@@ -438,7 +478,8 @@ def _check_plot(self, ax=None, rows=24):
         ax.scatter(q[seen], [y]*len(seen), s=22, color='#1f4e79')
         ax.scatter(silent, [y]*len(silent), s=9, facecolor='none', edgecolor='0.6', lw=.7)
         ax.scatter(q[against], [y]*len(against), s=34, color='#c0392b', marker='x', lw=1.8)
-    for i in self.unindexed: ax.annotate('?', (q[i], -.9), ha='center', color='#c0392b', weight='bold', annotation_clip=False)
+    for i in self.unindexed:
+        ax.annotate('?', (q[i], -.9), ha='center', color='#c0392b', weight='bold', annotation_clip=False)
     names = [', '.join(map(str, c)) if len(c) < 7 else f'{c[0]}, {c[1]}, … {c[-1]} ({len(c)})' for c in shown]
     ax.set(yticks=range(len(shown)), yticklabels=names, ylim=(len(shown) - .4, -1.2), xlabel='1/d (1/Å)')
     ax.tick_params(axis='y', labelsize=8, length=0); ax.spines[['top', 'right', 'left']].set_visible(False)

@@ -23,7 +23,8 @@ from .extinction import ExtinctionCheck
 from .powder import PowderPattern, to_axis
 from .measured import check_powder, looks_like_powder
 from .powder_model import PowderModelRecipe, TrainedPowder, load_powder, powder_probabilities, extinction_members
-from .identify_powder import cell_remarks, check_cell, draw_pattern, pattern_remarks, read_pattern, single_line, structure_pattern, unseen_remarks
+from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, read_pattern, single_line,
+                                     structure_pattern, unseen_remarks)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
 class IdentifyError(ValueError):
@@ -81,22 +82,27 @@ class Identification:
     check:ExtinctionCheck|None=None # and what the space groups make of its lines, where a cell was given
     undecided:bool=False            # 'I do not know': a powder answer that the model does not stand by
     @property
-    def known(self): "Whether the true group, where there are atoms, is one of the model's classes"; return self.space_group is None or self.space_group in self.recipe.classes
+    def known(self):
+        "Whether the true group, where there are atoms, is one of the model's classes"
+        return self.space_group is None or self.space_group in self.recipe.classes
 
 # %% ../nbs/60_identify.ipynb #bb7825fd
 @patch
 def to_dict(self:Identification)->dict: # plain values
     "The answer as plain values, for JSON"
     powder = self.pattern is not None
-    candidates = [dict(space_group=c.space_group, symbol=c.symbol, crystal_system=c.crystal_system, probability=round(c.probability, 6), std=round(c.std, 6),
-                       inseparable=list(c.inseparable), **(dict(extinction_class=list(c.extinction_class)) if powder else {})) for c in self.candidates]
+    candidates = [dict(space_group=c.space_group, symbol=c.symbol, crystal_system=c.crystal_system,
+                       probability=round(c.probability, 6), std=round(c.std, 6), inseparable=list(c.inseparable),
+                       **(dict(extinction_class=list(c.extinction_class)) if powder else {})) for c in self.candidates]
     systems = {name: round(p, 6) for name, p in self.crystal_systems.items()}
-    return dict(input=self.input, model=self.model, kind=self.kind, candidates=candidates, crystal_systems=systems, warnings=list(self.warnings), **(dict(undecided=self.undecided) if powder else {}))
+    return dict(input=self.input, model=self.model, kind=self.kind, candidates=candidates, crystal_systems=systems,
+                warnings=list(self.warnings), **(dict(undecided=self.undecided) if powder else {}))
 
 # %% ../nbs/60_identify.ipynb #d42e0a2e
 @patch
 def __repr__(self:Identification):
-    best = self.candidates[0]; return f'Identification({Path(self.input).name!r}, {self.model}, {best.symbol} ({best.space_group}) {best.probability:.1%}{", undecided" if self.undecided else ""})'
+    best = self.candidates[0]
+    return f'Identification({Path(self.input).name!r}, {self.model}, {best.symbol} ({best.space_group}) {best.probability:.1%}{", undecided" if self.undecided else ""})'
 
 @patch
 def _repr_markdown_(self:Identification):
@@ -109,9 +115,12 @@ def _repr_markdown_(self:Identification):
 def _remarks(crystal, group, recipe):
     "Warn of what makes a structure's answer doubtful"
     said = f'from the atoms spglib finds {group} ({symbol(group)}) at symprec {recipe.symprec} Å'
-    if not crystal.is_ordered: warnings.warn('some sites are shared or partly empty; their scattering is averaged by occupancy')
-    if group == 1 and len(crystal.numbers) > 1: warnings.warn(f'{said}: no symmetry at all; check the coordinates and the cell if that is not meant')
-    if group not in recipe.classes: warnings.warn(f'{said}, which {recipe.name} does not know: none of these candidates is right; take spglib\'s group, or a model whose classes hold it')
+    if not crystal.is_ordered:
+        warnings.warn('some sites are shared or partly empty; their scattering is averaged by occupancy')
+    if group == 1 and len(crystal.numbers) > 1:
+        warnings.warn(f'{said}: no symmetry at all; check the coordinates and the cell if that is not meant')
+    if group not in recipe.classes:
+        warnings.warn(f'{said}, which {recipe.name} does not know: none of these candidates is right; take spglib\'s group, or a model whose classes hold it')
 
 def structure_patterns(
     source,        # whatever `read_crystal` takes
@@ -142,7 +151,8 @@ def _open_image(path):
             told = {k: (float if k == 'field_of_view' else str)(image.info[k]) for k in _FACTS if k in image.info}
             return np.asarray(image.convert('RGB') if image.mode == 'P' else image), told
     except FileNotFoundError as e: raise IdentifyError(f'{path}: there is no such file; check the path') from e
-    except Exception as e: raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give a PNG, JPEG, TIFF, NPY or NPZ file') from e
+    except Exception as e:
+        raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give a PNG, JPEG, TIFF, NPY or NPZ file') from e
 
 # %% ../nbs/60_identify.ipynb #7fe0c0c8
 def check_image(
@@ -155,10 +165,12 @@ def check_image(
     need(array.dtype.kind in 'buif', f'holds {array.dtype} values', 'give real numbers')
     if array.ndim == 3 and array.shape[-1] in (1, 2, 3, 4):
         colours = array[..., :3] if array.shape[-1] > 2 else array[..., :1]
-        need((colours == colours[..., :1]).all(), 'is a colour image', 'give the raw pattern in grey, not a shaped or coloured one')
+        need((colours == colours[..., :1]).all(), 'is a colour image',
+             'give the raw pattern in grey, not a shaped or coloured one')
         array = colours[..., 0]
     need(array.ndim == 2, f'has shape {array.shape}', 'give one grey image for each beam')
-    need(array.shape[0] == array.shape[1], f'is {array.shape[1]} x {array.shape[0]} pixels', 'crop it to a square centred on the direct beam')
+    need(array.shape[0] == array.shape[1], f'is {array.shape[1]} x {array.shape[0]} pixels',
+         'crop it to a square centred on the direct beam')
     need(len(array) >= 16, f'is {len(array)} pixels wide', 'give at least 16')
     need(np.isfinite(array).all(), 'holds values that are not finite', 'replace them by the background')
     need(array.max() > max(array.min(), 0), 'is blank', 'give an image with diffraction spots')
@@ -185,14 +197,16 @@ def resample(
     "An image as another detector would have seen it"
     from PIL import Image
     n, reach = len(intensity), detector.field_of_view/field_of_view
-    if not .02 < reach < 50: raise IdentifyError(f'field of view {field_of_view:g} 1/Å: the model reads ±{detector.field_of_view:g} 1/Å; give half the edge of the image in 1/Å')
+    if not .02 < reach < 50:
+        raise IdentifyError(f'field of view {field_of_view:g} 1/Å: the model reads ±{detector.field_of_view:g} 1/Å; give half the edge of the image in 1/Å')
     if n == detector.pixels and abs(reach - 1) < 1e-6: return np.asarray(intensity)
     pad = max(0, int(np.ceil(n*(reach - 1)/2)))
     wide = np.pad(np.asarray(intensity, float), pad)
     least = max(wide[wide > 0].min(), 1e-9*wide.max())
     middle, half = n/2 + pad, reach*n/2
     logs = Image.fromarray(np.log(np.maximum(wide, least/2)).astype(np.float32))
-    new = np.exp(np.asarray(logs.resize((detector.pixels,)*2, Image.Resampling.BILINEAR, box=(middle - half,)*2 + (middle + half,)*2)))
+    new = np.exp(np.asarray(logs.resize((detector.pixels,)*2, Image.Resampling.BILINEAR,
+                                        box=(middle - half,)*2 + (middle + half,)*2)))
     return np.where(new < least, 0, new)
 
 # %% ../nbs/60_identify.ipynb #1bc86cb9
@@ -203,7 +217,8 @@ def _check_images(arrays, names, recipe, grey, field_of_view, decades, envelope)
     elif field_of_view < .98*own: warnings.warn(f'the images reach {field_of_view:g} 1/Å, the model reads {own:g}; the rim is taken as dark')
     if grey == 'linear' and recipe.scale == 'log' and arrays[0].dtype == np.uint8:
         warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits or logarithmic grey (grey="log") if you can')
-    if envelope not in (None, own_envelope := recipe.setup.crystallite.envelope): warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; expect little')
+    if envelope not in (None, own_envelope := recipe.setup.crystallite.envelope):
+        warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; expect little')
     for array, name in zip(arrays, names):
         off = np.abs(np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2).max()
         if off > .06*len(array): warnings.warn(f'{name}: the brightest pixel is not in the middle, where the model expects the direct beam; centre the image on it')
@@ -220,7 +235,8 @@ def image_patterns(
     names = [str(i) if isinstance(i, (str, os.PathLike)) else f'image {k}' for i, k in zip(images, 'xyz')]
     opened = [_open_image(Path(i)) if isinstance(i, (str, os.PathLike)) else (np.asarray(i), facts or {}) for i in images]
     arrays = [check_image(array, name) for (array, _), name in zip(opened, names)]
-    if len({a.shape for a in arrays}) > 1: raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays)) + ': the sizes must be equal; resize or crop them to one')
+    if len({a.shape for a in arrays}) > 1:
+        raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays)) + ': the sizes must be equal; resize or crop them to one')
     told = opened[0][1]; view, decades, grey = field_of_view or told.get('field_of_view'), decades or recipe.decades, grey or told.get('grey', 'linear')
     _check_images(arrays, names, recipe, grey, view, decades, told.get('envelope'))
     intensity = [resample(grey_to_intensity(a, grey, decades), view or recipe.setup.detector.field_of_view, recipe.setup.detector) for a in arrays]
@@ -248,13 +264,15 @@ def _three_images(source):
         return list(held), facts
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):
         names = ' '.join(str(s) for s in source if isinstance(s, (str, os.PathLike)))
-        if len(source) != 3: raise IdentifyError(f'{names or "images"}: {len(source)} in a row; give three for each crystal, in the order x y z')
+        if len(source) != 3:
+            raise IdentifyError(f'{names or "images"}: {len(source)} in a row; give three for each crystal, in the order x y z')
         return list(source), {}
 
 # %% ../nbs/60_identify.ipynb #8d78a764
 def _is_powder(source):
     "Whether a source is a powder pattern"
-    if isinstance(source, PowderPattern) or not isinstance(source, (str, os.PathLike)): return isinstance(source, PowderPattern)
+    if isinstance(source, PowderPattern) or not isinstance(source, (str, os.PathLike)):
+        return isinstance(source, PowderPattern)
     if looks_like_powder(source): return True
     if Path(source).suffix.lower() not in TABLES: return False
     try: read_crystal(source)
@@ -272,7 +290,8 @@ def input_kind(
 @lru_cache(4)
 def _trained(name, changed):
     kind = weights_kind(name)
-    if kind in ('laws', 'reader'): raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or score it with msdn evaluate')
+    if kind in ('laws', 'reader'):
+        raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or score it with msdn evaluate')
     return load_powder(name) if kind == 'powder' else load_weights(name)
 
 def load_model(
@@ -287,7 +306,8 @@ def load_model(
 def _doubts(candidates, probabilities, recipe, group):
     "Warn of an answer that is unsteady or not the atoms' own"
     first = candidates[0]
-    if first.std > .15: warnings.warn(f'the dropout passes disagree about {first.space_group}: {100*first.probability:.0f} ± {100*first.std:.0f} %')
+    if first.std > .15:
+        warnings.warn(f'the dropout passes disagree about {first.space_group}: {100*first.probability:.0f} ± {100*first.std:.0f} %')
     if group is None or group == first.space_group or group not in recipe.classes: return
     p = float(probabilities[recipe.classes.index(group)]); place = int((np.asarray(probabilities) > p).sum()) + 1
     why = ', which diffraction cannot tell from the first candidate' if group in first.inseparable else ''
@@ -302,9 +322,11 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
         if isinstance(source, (str, os.PathLike)): named = str(source)
     probabilities, std = (o[0] for o in predict(trained, patterns[None], mc, seed=seed))
     candidates = rank(probabilities, std, recipe.classes, top)
-    if candidates[0].probability < .4: warnings.warn(f'no group stands out: the first candidate has {100*candidates[0].probability:.0f} %')
+    if candidates[0].probability < .4:
+        warnings.warn(f'no group stands out: the first candidate has {100*candidates[0].probability:.0f} %')
     _doubts(candidates, probabilities, recipe, group)
-    return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, recipe.classes), patterns=patterns, recipe=recipe, space_group=group)
+    return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, recipe.classes),
+                patterns=patterns, recipe=recipe, space_group=group)
 
 # %% ../nbs/60_identify.ipynb #472482cf
 def _reasons(candidates, probabilities, trained, unseen, against):
@@ -313,16 +335,19 @@ def _reasons(candidates, probabilities, trained, unseen, against):
     if trained.knows(probabilities[None])[0]: return [*unseen, *against]
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
     weak = f"the first candidate has {100*first.probability:.0f} %, and only from {100*know['threshold']:.0f} % on are {100*know['wanted']:.0f} of 100 such answers right"
-    if len(first.extinction_class) > 1: weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
+    if len(first.extinction_class) > 1:
+        weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     return [weak, *unseen, *against]
 
 # %% ../nbs/60_identify.ipynb #cb676ed0
 def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     "What a powder model makes of a pattern or of a structure, as fields of `Identification`"
     recipe, group = trained.recipe, None
-    if kind == 'structure': named, pattern, array, crystal = structure_pattern(source, recipe); group, unseen = crystal.space_group, []
+    if kind == 'structure':
+        named, pattern, array, crystal = structure_pattern(source, recipe); group, unseen = crystal.space_group, []
     else:
-        pattern = single_line(read_pattern(source, wavelength)); named = str(source) if isinstance(source, (str, os.PathLike)) else pattern.name or 'pattern'
+        pattern = single_line(read_pattern(source, wavelength))
+        named = str(source) if isinstance(source, (str, os.PathLike)) else pattern.name or 'pattern'
         for told in (*pattern_remarks(pattern), *check_powder(replace(pattern, name=named))): warnings.warn(told)
         array = to_axis(pattern); unseen = unseen_remarks(pattern, array, trained)
     probabilities, std = (o[0] for o in powder_probabilities(trained, array[None], mc, seed=seed))
@@ -333,17 +358,21 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))
     for told in remarks: warnings.warn(told)
     _doubts(candidates, probabilities, recipe, group)
-    return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, trained.classes), patterns=array, recipe=recipe,
+    return dict(input=named, candidates=candidates,
+                crystal_systems=system_probabilities(probabilities, trained.classes), patterns=array, recipe=recipe,
                 space_group=group, pattern=pattern, check=check, undecided=bool(reasons))
 
 # %% ../nbs/60_identify.ipynb #73b5fef1
 def _fitting_model(model, kind, source):
     "The trained network for an input, and the kind that it takes the input for"
-    trained = load_model(model or ('powder-230-measured' if kind == 'powder' else 'msdn-72')); name = trained.card.get('name', 'the model')
+    trained = load_model(model or ('powder-230-measured' if kind == 'powder' else 'msdn-72'))
+    name = trained.card.get('name', 'the model')
     if kind == 'powder' and isinstance(trained, Trained):
-        if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == '.cif': return trained, 'structure' # a CIF may hold both
+        # a CIF may hold both
+        if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == '.cif': return trained, 'structure'
         raise IdentifyError(f'{source if isinstance(source, (str, os.PathLike)) else source.name or "pattern"}: this looks like a powder pattern, and {name} reads zone-axis patterns; use powder-230, or give a structure file or three images x y z')
-    if kind == 'images' and isinstance(trained, TrainedPowder): raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
+    if kind == 'images' and isinstance(trained, TrainedPowder):
+        raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind
 
 # %% ../nbs/60_identify.ipynb #2cb80ad9
@@ -363,7 +392,8 @@ def identify(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('ignore'); warnings.simplefilter('always', UserWarning)
         kind, three = input_kind(source); trained, kind = _fitting_model(model, kind, source)
-        if isinstance(trained, TrainedPowder): found = _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell)
+        if isinstance(trained, TrainedPowder):
+            found = _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell)
         else: found = _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, decades)
     said = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return Identification(model=trained.recipe.name, kind=kind, warnings=said, **found)
@@ -397,15 +427,20 @@ def plot_candidates(self:Identification,
     first, p = self.candidates[0], [c.probability for c in self.candidates]
     alike = [c is first or c.space_group in first.inseparable for c in self.candidates]
     ax.barh(range(len(p)), p, height=.62, color=['#1b6ca8' if a else '#b9c3cc' for a in alike])
-    if any(c.std for c in self.candidates): ax.errorbar(p, range(len(p)), xerr=[c.std for c in self.candidates], fmt='none', ecolor='#222222', elinewidth=1.2, capsize=3)
+    if any(c.std for c in self.candidates):
+        ax.errorbar(p, range(len(p)), xerr=[c.std for c in self.candidates], fmt='none', ecolor='#222222',
+                    elinewidth=1.2, capsize=3)
     for y, c in enumerate(self.candidates):
         ax.text(min(c.probability + c.std, 1) + .02, y, f'{100*c.probability:.1f} %', va='center', fontsize=9)
         others = [f'{n} {_typeset(symbol(n))}' for n in c.inseparable] or ['none']
         if len(others) > 6: others = [*others[:5], f'and {len(others) - 5} more']
-        ax.text(1.24, y, '\n'.join(',  '.join(others[i:i + 2]) for i in range(0, len(others), 2)), va='center', fontsize=8.5, color='#555555')
-    ax.text(1.24, -.6, 'no pattern tells it from' if self.pattern is None else 'the same lines as', fontsize=8.5, color='#555555', va='bottom')
+        ax.text(1.24, y, '\n'.join(',  '.join(others[i:i + 2]) for i in range(0, len(others), 2)), va='center',
+                fontsize=8.5, color='#555555')
+    ax.text(1.24, -.6, 'no pattern tells it from' if self.pattern is None else 'the same lines as', fontsize=8.5,
+            color='#555555', va='bottom')
     ax.set_yticks(range(len(p)), [f'{c.space_group}  {_typeset(c.symbol)}' for c in self.candidates], fontsize=11)
-    ax.set(xlim=(0, 1), ylim=(len(p) - .45, -.6), xlabel='probability'); ax.spines[['top', 'right']].set_visible(False); ax.tick_params(axis='y', length=0)
+    ax.set(xlim=(0, 1), ylim=(len(p) - .45, -.6), xlabel='probability'); ax.spines[['top', 'right']].set_visible(False)
+    ax.tick_params(axis='y', length=0)
     return ax
 
 # %% ../nbs/60_identify.ipynb #e3771e4b
@@ -420,14 +455,17 @@ def _draw_patterns(axs, found):
         axs[0, k].set_title(f'beam {beam}', fontsize=10)
     for ax in axs.flat: ax.set(xticks=[], yticks=[])
     axs[0, 0].set_ylabel('as the model sees it', fontsize=9); axs[1, 0].set_ylabel('spots joined', fontsize=9)
-    axs[0, 0].plot([-.92*half, -.92*half + .5], [-.86*half]*2, color='w', lw=2); axs[0, 0].text(-.92*half + .25, -.82*half, '0.5 Å$^{-1}$', color='w', ha='center', va='bottom', fontsize=8)
+    axs[0, 0].plot([-.92*half, -.92*half + .5], [-.86*half]*2, color='w', lw=2)
+    axs[0, 0].text(-.92*half + .25, -.82*half, '0.5 Å$^{-1}$', color='w', ha='center', va='bottom', fontsize=8)
 
 # %% ../nbs/60_identify.ipynb #3ae78c92
 def _heading(found, ax, size=13, pad=42):
     "Name, model and what the atoms say, over the bars"
     names = [Path(n).name for n in found.input.split()] if found.kind == 'images' else [Path(found.input).name]
-    exact = f'; from the atoms, spglib finds {found.space_group} {_typeset(symbol(found.space_group))} (symprec {found.recipe.symprec} Å)' if found.space_group else ''
-    ax.set_title('  '.join(names) + (': I do not know' if found.undecided else ''), loc='left', fontsize=size, fontweight='bold', pad=pad)
+    exact = (f'; from the atoms, spglib finds {found.space_group} {_typeset(symbol(found.space_group))} (symprec {found.recipe.symprec} Å)'
+             if found.space_group else '')
+    ax.set_title('  '.join(names) + (': I do not know' if found.undecided else ''), loc='left', fontsize=size,
+                 fontweight='bold', pad=pad)
     ax.text(0, 1.075, f'model {found.model}{exact}', transform=ax.transAxes, fontsize=9, va='bottom')
 
 def _draw_powder(figure, found):
@@ -452,7 +490,8 @@ def plot(self:Identification,
         import matplotlib.pyplot as plt
         figure = plt.figure()
     said, powder = '\n'.join(textwrap.fill(w, 165) for w in self.warnings), self.pattern is not None
-    figure.set_size_inches(12, (6.6 if powder else 4.3) + .18*len(said.splitlines())); figure.set_layout_engine('constrained')
+    figure.set_size_inches(12, (6.6 if powder else 4.3) + .18*len(said.splitlines()))
+    figure.set_layout_engine('constrained')
     ax = (_draw_powder if powder else _draw_images)(figure, self)
     _heading(self, ax, size=10 if self.kind == 'images' else 13)
     if said: figure.supxlabel(said, x=.01, ha='left', fontsize=8.5, color='#a03020')

@@ -12,10 +12,13 @@ import os, re
 import numpy as np
 from .symmetry import crystal_system, is_absent, symbol
 from .crystal import check_size, read_crystal, standard_cell
-from .extinction import ExtinctionCheck, cell_system, check_reflections, unit_cell, axes_text, lattice_reflections, axis_settings
+from .extinction import (ExtinctionCheck, cell_system, check_reflections, unit_cell, axes_text,
+                                lattice_reflections, axis_settings)
 from .powder import Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
-from .measured import FORMATS, K_ALPHA, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom, peak_prominence, rachinger, peak_width
-from .powder_model import STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines, render_patterns
+from .measured import (FORMATS, K_ALPHA, read_powder, strip_alpha2, tidy_powder, wavelength_angstrom,
+                              peak_prominence, rachinger, peak_width)
+from .powder_model import (STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines,
+                                  render_patterns)
 
 # %% ../nbs/59_identify_powder.ipynb #bb4ca662
 def read_pattern(
@@ -25,7 +28,9 @@ def read_pattern(
     "A pattern to identify, or a `PowderError` that says what is wrong and what to do"
     if not isinstance(source, PowderPattern): return read_powder(source, wavelength)
     given, notes = source.wavelength if wavelength is None else wavelength_angstrom(wavelength), source.notes
-    if abs(given/source.wavelength - 1) > .005: notes = (*notes, f'the pattern says {source.wavelength:g} angstrom, but {given:g} angstrom has been given and is used')
+    if abs(given/source.wavelength - 1) > .005:
+        notes = (*notes,
+                 f'the pattern says {source.wavelength:g} angstrom, but {given:g} angstrom has been given and is used')
     try: return tidy_powder(source.two_theta, source.intensity, given, source.name, notes)
     except PowderError as e: raise PowderError(f'{source.name or "pattern"}: {e}') from e
 
@@ -62,7 +67,8 @@ def single_line(
 )->PowderPattern: # the same where there is nothing to remove, or nothing that would disturb the network
     "A pattern without the wide doublets of molybdenum and silver"
     pair = _tube(pattern.wavelength)
-    return pattern if pair is None or pair[1]/pair[0] < 1.004 or doublet_holes(pattern) > HOLES else strip_alpha2(pattern)
+    return (pattern if pair is None or pair[1]/pair[0] < 1.004 or doublet_holes(pattern) > HOLES
+            else strip_alpha2(pattern))
 
 # %% ../nbs/59_identify_powder.ipynb #518f4346
 def pattern_remarks(
@@ -70,7 +76,8 @@ def pattern_remarks(
 )->list: # of sentences
     "What was changed while reading that an answer may depend on"
     plain = {name for name, _ in FORMATS.values()} | {'simulated, xray', 'simulated, neutron', 'simulated, electron'}
-    return [n for n in pattern.notes if n not in plain and not re.fullmatch(r'wavelength [\d.]+ angstrom from the file', n)]
+    return [n for n in pattern.notes if n not in plain
+            and not re.fullmatch(r'wavelength [\d.]+ angstrom from the file', n)]
 
 # %% ../nbs/59_identify_powder.ipynb #17190497
 def line_width(
@@ -85,9 +92,11 @@ def unseen_remarks(
     trained:TrainedPowder,
 )->list: # of sentences; where there are any, no answer is to be trusted
     "What in a pattern the network was never shown"
-    told, e, width = list(trained.range_warnings(array)), trained.recipe.effects, line_width(pattern)*1.54/pattern.wavelength
+    told, e, width = (list(trained.range_warnings(array)), trained.recipe.effects,
+                      line_width(pattern)*1.54/pattern.wavelength)
     widest = e.width[1]*(1 + e.width_slope[1])**.5 + e.size[1]*2**.5
-    if width > widest: told.append(f'the highest line is {width:.1f} degrees wide (for Cu K-alpha), and the network never learned from lines wider than {widest:.1f}: an amorphous sample, or very small crystals')
+    if width > widest:
+        told.append(f'the highest line is {width:.1f} degrees wide (for Cu K-alpha), and the network never learned from lines wider than {widest:.1f}: an amorphous sample, or very small crystals')
     return told
 
 # %% ../nbs/59_identify_powder.ipynb #a3ee7f3d
@@ -115,7 +124,8 @@ def observed_lines(
     y = raw - estimate_background(pattern)
     step, width, noise = float(np.median(np.diff(x))), line_width(pattern), _noise(raw)
     points = max(1., width/step); y = gaussian_filter1d(y, points/6)
-    at, found = find_peaks(y, height=np.maximum(least*y.max(), clear*noise), prominence=.5*np.maximum(least*y.max(), clear*noise), distance=max(1, round(points/2)))
+    at, found = find_peaks(y, height=np.maximum(least*y.max(), clear*noise),
+                           prominence=.5*np.maximum(least*y.max(), clear*noise), distance=max(1, round(points/2)))
     left, middle, right = y[at - 1], y[at], y[at + 1]; curve = left - 2*middle + right
     place = x[at] + np.where(curve < 0, .5*(left - right)/np.where(curve < 0, curve, 1), 0)*step
     return place[_drop_alpha2(place, middle, pattern.wavelength, max(.04, .3*width))], width
@@ -127,8 +137,10 @@ def check_cell(
 )->ExtinctionCheck: # of every group whose lattice the cell fits
     "What the space groups make of the clear lines of a pattern, given the cell"
     cell_system(cell); place, width = observed_lines(pattern)
-    if not len(place): raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure longer, or leave out the cell')
-    return check_reflections(cell, two_theta=place, wavelength=pattern.wavelength, tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all')
+    if not len(place):
+        raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure longer, or leave out the cell')
+    return check_reflections(cell, two_theta=place, wavelength=pattern.wavelength,
+                             tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all')
 
 # %% ../nbs/59_identify_powder.ipynb #8decfd0c
 def allowed_lines(
@@ -143,7 +155,8 @@ def allowed_lines(
     return np.unique(np.round(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1))), 5))
 
 # %% ../nbs/59_identify_powder.ipynb #93842420
-def _spacings(check, positions): return ', '.join(f'{check.d_spacing[i]:.3f}' for i in positions[:5]) + (' and more' if len(positions) > 5 else '')
+def _spacings(check, positions):
+    return ', '.join(f'{check.d_spacing[i]:.3f}' for i in positions[:5]) + (' and more' if len(positions) > 5 else '')
 
 def cell_remarks(
     check:ExtinctionCheck, # of `check_cell`
@@ -151,12 +164,18 @@ def cell_remarks(
 )->tuple: # sentences about the lines and the cell; sentences that contradict the candidate
     "What the cell says about an answer"
     lost, n = check.unindexed, len(check.d_spacing)
-    told = [f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): an impurity, a second phase, or a wrong cell'] if lost else []
-    system = cell_system(check.cell); free = sorted(check.remaining, key=lambda g: crystal_system(g) not in system.split('+'))
+    told = ([f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): an impurity, a second phase, or a wrong cell']
+            if lost else [])
+    system = cell_system(check.cell)
+    free = sorted(check.remaining, key=lambda g: crystal_system(g) not in system.split('+'))
     left = ', '.join(f'{g} {symbol(g)}' for g in free[:3])
-    if space_group not in check.against: return told, [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is {crystal_system(space_group)}: one of the two is wrong; lines and cell together speak for {left}']
+    if space_group not in check.against:
+        return (told,
+                [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is {crystal_system(space_group)}: one of the two is wrong; lines and cell together speak for {left}'])
     against = check.against[space_group]
-    return told, [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = {_spacings(check, against)} angstrom); lines and cell together speak for {left}'] if against else []
+    return (told,
+            [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = {_spacings(check, against)} angstrom); lines and cell together speak for {left}']
+            if against else [])
 
 # %% ../nbs/59_identify_powder.ipynb #73ba480d
 SPACINGS = 20, 10, 7, 5, 4, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1.1, 1, .9, .8, .7, .6, .5
@@ -165,14 +184,17 @@ def _spacing_axis(ax, pattern):
     "Spacings along the upper edge"
     top, d = ax.twiny(), np.array([s for s in SPACINGS if pattern.d_spacing[-1] <= s <= pattern.d_spacing[0]])
     place = np.degrees(2*np.arcsin(pattern.wavelength/2/d)); keep = np.diff(place, prepend=-99) > .025*np.ptp(pattern.two_theta)
-    top.set_xlim(ax.get_xlim()); top.set_xticks(place[keep], [f'{s:g}' for s in d[keep]], fontsize=8); top.set_xlabel('d (Å)', fontsize=9); top.spines[['right']].set_visible(False)
+    top.set_xlim(ax.get_xlim()); top.set_xticks(place[keep], [f'{s:g}' for s in d[keep]], fontsize=8); top.set_xlabel('d (Å)', fontsize=9)
+    top.spines[['right']].set_visible(False)
 
 def _mark_lines(pattern, root, ax, check, space_group):
     "Ticks where the group allows lines (where the lattice does, if the cell has not its shape), and marks over lines that do not fit"
-    fits = space_group in check.against; at = lambda positions: np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/np.array([check.d_spacing[i] for i in positions]), 1)))
+    fits = space_group in check.against
+    at = lambda positions: np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/np.array([check.d_spacing[i] for i in positions]), 1)))
     ticks = allowed_lines(check, space_group if fits else 1, pattern)
     ax.plot(ticks, np.full(len(ticks), -.06), '|', ms=8, color='#444444', label=f'allowed by {space_group}' if fits else 'of the cell')
-    for positions, mark, colour, label in ((check.against[space_group] if fits else (), 'x', '#c0392b', f'forbidden by {space_group}'), (check.unindexed, 'v', '#d68910', 'not of this cell')):
+    for positions, mark, colour, label in ((check.against[space_group] if fits else (), 'x', '#c0392b', f'forbidden by {space_group}'),
+                                           (check.unindexed, 'v', '#d68910', 'not of this cell')):
         if len(positions): ax.plot(x := at(positions), np.interp(x, pattern.two_theta, root) + .05, mark, ms=5.5, color=colour, label=label)
     ax.legend(frameon=False, fontsize=8, loc='upper right', ncols=3)
 
@@ -186,5 +208,6 @@ def draw_pattern(
     root = np.sqrt(np.maximum(pattern.intensity, 0)/max(pattern.intensity.max(), 1e-300))
     ax.plot(pattern.two_theta, root, lw=.8, color='#1f4e79'); ax.set_xlim(pattern.two_theta[[0, -1]])
     if check is not None: _mark_lines(pattern, root, ax, check, space_group)
-    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='root of intensity', yticks=[], ylim=(-.12 if check is not None else -.03, 1.12)); ax.spines[['right']].set_visible(False)
+    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='root of intensity', yticks=[], ylim=(-.12 if check is not None else -.03, 1.12))
+    ax.spines[['right']].set_visible(False)
     _spacing_axis(ax, pattern); return ax

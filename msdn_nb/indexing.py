@@ -20,7 +20,8 @@ from torch import nn
 from .crystal import cell_parameters
 from .extinction import crystal_family
 from .lattices import PAPER_AXIS, LatticeError, PatternAxis, _FAMILIES, _metrics, _table
-from .powder_network import LAW_RECIPES, LawRecipe, LawSupply, cell_spans, evaluate_law, label_table, law_parts, law_recipe_from_dict
+from .powder_network import (LAW_RECIPES, LawRecipe, LawSupply, cell_spans, evaluate_law, label_table, law_parts,
+                                    law_recipe_from_dict)
 from .shaping import compiled
 from .training import WEIGHTS, Trained, read_weights, save_weights, shipped_weights
 
@@ -39,7 +40,9 @@ def _lone_lines(y, start, step, sigma, flat):
     return places[:m]
 
 # %% ../nbs/55_indexing.ipynb #0fedc2c2
-FREE_COLUMNS = {'cubic': [0], 'tetragonal': [0, 2], 'hexagonal': [0, 2], 'orthorhombic': [0, 1, 2], 'monoclinic': [0, 1, 2, 4]} # free ones among the six numbers of the reciprocal metric
+# free ones among the six numbers of the reciprocal metric
+FREE_COLUMNS = {'cubic': [0], 'tetragonal': [0, 2], 'hexagonal': [0, 2], 'orthorhombic': [0, 1, 2],
+                'monoclinic': [0, 1, 2, 4]}
 
 def line_forms(
     family:str, # a key of `FREE_COLUMNS`
@@ -48,7 +51,8 @@ def line_forms(
     "Whole numbers whose products with the free part of the metric sum up to 1/d**2"
     h, k, l = np.asarray(hkl, np.int64).reshape(-1, 3).T
     hh, kk, ll = h*h, k*k, l*l
-    return np.stack({'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll], 'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}[family], -1)
+    return np.stack({'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll],
+                     'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}[family], -1)
 
 # %% ../nbs/55_indexing.ipynb #d62bf666
 def free_metric(
@@ -67,7 +71,8 @@ def cell_of_metric(
     if family in ('cubic', 'tetragonal', 'hexagonal'): g[1] = g[0]
     if family == 'cubic': g[2] = g[0]
     if family == 'hexagonal': g[5] = g[0]
-    a, b, c, d, e, f = g; return np.asarray(cell_parameters(np.linalg.cholesky(np.linalg.inv([[a, f/2, e/2], [f/2, b, d/2], [e/2, d/2, c]]))))
+    a, b, c, d, e, f = g
+    return np.asarray(cell_parameters(np.linalg.cholesky(np.linalg.inv([[a, f/2, e/2], [f/2, b, d/2], [e/2, d/2, c]]))))
 
 # %% ../nbs/55_indexing.ipynb #f5189560
 @compiled
@@ -101,7 +106,8 @@ def _explained(family, q2, tolerance, p, sums):
 def _sums(family, most=6000):
     "Which whole numbers up to `most` the last index, or the indices in the plane, can contribute"
     n = np.arange(80); plane = n[:, None]**2 + n**2 + (n[:, None]*n if family == 'hexagonal' else 0)
-    values = {'cubic': (plane[..., None] + n**2).ravel(), 'orthorhombic': n**2, 'monoclinic': n**2}.get(family, plane.ravel())
+    values = {'cubic': (plane[..., None] + n**2).ravel(), 'orthorhombic': n**2,
+              'monoclinic': n**2}.get(family, plane.ravel())
     found = np.zeros(most + 1, bool); found[values[values <= most]] = True
     return found
 
@@ -147,7 +153,8 @@ def _feasible(q2, forms, low, high):
     rows, count = np.empty((len(q2), len(forms)), np.int64), np.zeros(len(q2), np.int64)
     for f in range(len(forms)):
         least = most = 0.
-        for k in range(len(low)): x = forms[f, k]; least += x*(low[k] if x > 0 else high[k]); most += x*(high[k] if x > 0 else low[k])
+        for k in range(len(low)):
+            x = forms[f, k]; least += x*(low[k] if x > 0 else high[k]); most += x*(high[k] if x > 0 else low[k])
         for i in range(len(q2)):
             if least <= q2[i] <= most: rows[i, count[i]] = f; count[i] += 1
     return rows, count
@@ -183,9 +190,11 @@ def _keep(p, score, found, scores):
 
 # %% ../nbs/55_indexing.ipynb #95998a0e
 @compiled
-def _search(family, q2, tolerance, forms, choices, far, low, high, rising, smallest, sums, missing, steps, found, scores):
+def _search(family, q2, tolerance, forms, choices, far, low, high, rising, smallest, sums, missing, steps, found,
+            scores):
     "Fill in the best metrics `found` (m, n) and their `scores` (m,); `steps` is how many may be tested"
-    n = len(low); rows, count = _feasible(q2, forms, low, high); at, column = np.zeros(n, np.int64), np.empty(n, np.int64)
+    n = len(low); rows, count = _feasible(q2, forms, low, high)
+    at, column = np.zeros(n, np.int64), np.empty(n, np.int64)
     M, origin, along = np.empty((max(n - 1, 1), n + 1)), np.zeros(n), np.zeros(n)
     for choice in choices:
         if choice.max() >= len(q2) - 1: continue
@@ -200,7 +209,8 @@ def _search(family, q2, tolerance, forms, choices, far, low, high, rising, small
             first, last = _stretch(M, column, low, high, rising, origin, along)
             for i in range(choice.max() + 1, min(far, len(q2)) if first <= last else 0):
                 for f in rows[i, :count[i]]:
-                    x, d = (forms[f]*origin).sum(), (forms[f]*along).sum(); t = (q2[i] - x)/d if abs(d) > 1e-9 else first - 1.
+                    x, d = (forms[f]*origin).sum(), (forms[f]*along).sum()
+                    t = (q2[i] - x)/d if abs(d) > 1e-9 else first - 1.
                     if t < first or t > last: continue
                     p = origin + t*along; size = _inverse_volume(family, p); steps -= size >= smallest
                     if steps < 0: return
@@ -236,7 +246,9 @@ def _lattice_lines(forms, p, wavelength, low, high, most):
     line, places, slopes, n = np.empty(len(order), np.int64), np.empty(len(order)), np.empty((len(order), len(p))), 0
     for i in range(len(order)):
         sine = .5*wavelength*math.sqrt(q2[order[i]]); x = 2*math.degrees(math.asin(sine))
-        if n == 0 or x - places[n - 1] >= 3e-4: places[n] = x; slopes[n] = forms[order[i]]*math.degrees(.25*wavelength**2/(sine*math.sqrt(1 - sine*sine))); n += 1
+        if n == 0 or x - places[n - 1] >= 3e-4:
+            places[n] = x; slopes[n] = forms[order[i]]*math.degrees(.25*wavelength**2/(sine*math.sqrt(1 - sine*sine)))
+            n += 1
         line[i] = n - 1
     return order, line, places[:n], slopes[:n], len(inside) > most
 
@@ -251,12 +263,14 @@ def near_weights(y, reach, last):
 @compiled
 def _gaussians(weight, place, sigma, ends, sharply):
     "Weighted Gaussians of length 1 (n, points of each) that end after so many standard deviations, sharply or in whole points; their first points, and by what they were divided"
-    half = np.ceil(ends*sigma).astype(np.int64); shapes = np.zeros((len(place), 2*half.max() + 2)); first, norms = np.empty(len(place), np.int64), np.empty(len(place))
+    half = np.ceil(ends*sigma).astype(np.int64); shapes = np.zeros((len(place), 2*half.max() + 2))
+    first, norms = np.empty(len(place), np.int64), np.empty(len(place))
     for i in range(len(place)):
         square = 0.; first[i] = int(math.floor(place[i])) - half[i]
         for m in range(max(0, -first[i]), min(2*half[i] + 2, len(weight) - first[i])):
             d = (first[i] + m - place[i])/sigma[i]
-            if not sharply or abs(d) < ends: shapes[i, m] = weight[first[i] + m]*math.exp(-.5*d*d); square += shapes[i, m]**2
+            if not sharply or abs(d) < ends:
+                shapes[i, m] = weight[first[i] + m]*math.exp(-.5*d*d); square += shapes[i, m]**2
         norms[i] = max(math.sqrt(square), 1e-30); shapes[i] /= norms[i]
     return shapes, first, norms
 
@@ -331,7 +345,8 @@ class LineFit(NamedTuple):
 @compiled
 def fit_lines(y, weight, place, sigma, ends, sharply, ridge):
     "A `LineFit` of lines at places (n,) with standard deviations (n,), both in points, to a pattern y (points,)"
-    shapes, first, norms = _gaussians(weight, place, sigma, ends, sharply); factor = _factor(shapes, first, ridge); rest = weight*y
+    shapes, first, norms = _gaussians(weight, place, sigma, ends, sharply); factor = _factor(shapes, first, ridge)
+    rest = weight*y
     heights = _solve(factor, _project(rest, shapes, first)); _subtract(rest, heights, shapes, first)
     return LineFit(shapes, first, norms, factor, heights, rest)
 
@@ -343,7 +358,8 @@ def newton_step(fit, place, sigma, slopes):
     for k in range(len(J)):
         for i in range(len(place)):
             size = max(fit.heights[i], 0.)*slopes[i, k]/sigma[i]**2
-            for j in range(max(0, fit.first[i]), min(points, fit.first[i] + wide)): J[k, j] += size*fit.shapes[i, j - fit.first[i]]*(j - place[i])
+            for j in range(max(0, fit.first[i]), min(points, fit.first[i] + wide)):
+                J[k, j] += size*fit.shapes[i, j - fit.first[i]]*(j - place[i])
         _subtract(J[k], _solve(fit.factor, _project(J[k], fit.shapes, fit.first)), fit.shapes, fit.first)
     A, t = J@J.T, J@fit.rest
     for k in range(len(J)): A[k, k] = A[k, k]*(1 + 1e-6) + 1e-30
@@ -360,7 +376,8 @@ def up_to_last(weight, place, sigma, ends):
 @compiled
 def _explained_on(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, ridge):
     "Rows of the forms, line of each, places and standard deviations in points, their slopes, weights, last point, and the fit of the first `most` reflections of a lattice"
-    order, line, degrees, slopes, more = _lattice_lines(forms, p, wavelength, low, high, most); place, sigmas, last = (degrees - start)/step, np.full(len(degrees), sigma/step), len(y) - 1
+    order, line, degrees, slopes, more = _lattice_lines(forms, p, wavelength, low, high, most)
+    place, sigmas, last = (degrees - start)/step, np.full(len(degrees), sigma/step), len(y) - 1
     if len(place) == 0: place, sigmas = np.array([-1e4]), np.ones(1)
     elif more: weight, last = up_to_last(weight, place, sigmas, 4.5)
     return order, line, place, sigmas, slopes/step, weight, last, fit_lines(y, weight, place, sigmas, 4.5, False, ridge)
@@ -370,7 +387,8 @@ def _explained_on(y, weight, forms, p, wavelength, low, high, start, step, sigma
 def _fitted(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "A metric refined on the first `most` reflections of a pattern"
     for turn in range(6):
-        _, _, place, sigmas, slopes, _, _, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, 1e-4)
+        _, _, place, sigmas, slopes, _, _, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step,
+                                                               sigma, most, 1e-4)
         if len(slopes) <= len(p): return p
         change = newton_step(fit, place, sigmas, slopes); large = np.abs(change/p[0]).max()
         if not large < 1e9: return p
@@ -396,7 +414,9 @@ def joined_lines(place, heights, errors, apart):
     n, at = 0, np.zeros(len(place), np.int64); place, heights, errors, before = place.copy(), heights.copy(), errors.copy(), place[0]
     for i in range(1, len(place)):
         if place[i] - before > apart: n += 1; place[n], heights[n], errors[n], before = place[i], heights[i], errors[i], place[i]
-        else: before = place[i]; heights[n] += heights[i]; errors[n] = max(errors[n], errors[i]) if max(errors[n], errors[i]) > 1e5 else .3*math.sqrt(errors[n]*errors[i])
+        else:
+            before = place[i]; heights[n] += heights[i]
+            errors[n] = max(errors[n], errors[i]) if max(errors[n], errors[i]) > 1e5 else .3*math.sqrt(errors[n]*errors[i])
         at[i] = n
     return at, place[:n + 1], heights[:n + 1], errors[:n + 1]
 
@@ -422,11 +442,14 @@ def _new_axes(family):
     "Whole matrices from the axes of a search to those that a group may use"
     if family == 'orthorhombic': return [np.eye(3, dtype=int)[list(o)] for o in itertools.permutations(range(3))]
     if family != 'monoclinic': return [np.eye(3, dtype=int)]
-    return [np.array([[a, 0, b], [0, 1, 0], [c, 0, d]]) for a, b, c, d in itertools.product(range(-2, 3), repeat=4) if abs(a*d - b*c) == 1 and (a, b) > (0, 0)]
+    return [np.array([[a, 0, b], [0, 1, 0], [c, 0, d]]) for a, b, c, d in itertools.product(range(-2, 3), repeat=4)
+            if abs(a*d - b*c) == 1 and (a, b) > (0, 0)]
 
 def _all_forms(family, bounds):
     "Every form with indices up to the bounds, and one hkl of each"
-    H, K, L = bounds; box = np.meshgrid(np.arange(-H if family == 'monoclinic' else 0, H + 1), np.arange(K + 1), np.arange(L + 1), indexing='ij')
+    H, K, L = bounds
+    box = np.meshgrid(np.arange(-H if family == 'monoclinic' else 0, H + 1), np.arange(K + 1), np.arange(L + 1),
+                      indexing='ij')
     hkl = np.stack(box, -1).reshape(-1, 3); hkl = hkl[(hkl != 0).any(1) & ((hkl[:, 2] > 0) | (hkl[:, 0] >= 0))]
     forms, first = np.unique(line_forms(family, hkl), axis=0, return_index=True)
     return forms, hkl[first]
@@ -435,7 +458,8 @@ def _choices(n, wide=False):
     "Which lines are solved for, all but the last: the first few, or some from further up"
     if n == 1: return np.array([[-1]]) # none
     if n == 2: return np.arange(5, 9)[:, None] if wide else np.arange(5)[:, None]
-    return np.array([(*some, i) for some in itertools.combinations(range(5), n - 2) for i in range(6, 11)] if wide else list(itertools.combinations(range(6), n - 1)))
+    return np.array([(*some, i) for some in itertools.combinations(range(5), n - 2) for i in range(6, 11)]
+                    if wide else list(itertools.combinations(range(6), n - 1)))
 
 # %% ../nbs/55_indexing.ipynb #9aed171a
 LAST_AMONG = {1: 5, 2: 14, 3: 12, 4: 14} # lines among which the last one is sought, by number of free numbers
@@ -449,19 +473,25 @@ class Indexer:
         axis:PatternAxis=PAPER_AXIS, # of the patterns
         each:float=12.               # how many lines a lattice may promise for each that is seen
     ):
-        self.axis, self.classes, self.each = axis, recipe.classes, each; self.family = f = crystal_family(recipe.groups[-1]); self.number = _FAMILIES.index(f)
+        self.axis, self.classes, self.each = axis, recipe.classes, each; self.family = f = crystal_family(recipe.groups[-1])
+        self.number = _FAMILIES.index(f)
         if f == 'triclinic': raise LatticeError('triclinic patterns have six free numbers, too many for this search: give another system')
-        spans = {i: (low*.99, high*1.01) for i, low, high in cell_spans(recipe)}; self.edges = np.array([spans.get(i, spans[0]) for i in range(3)]); self.beta = spans.get(4, (90., 90.))
-        gamma = 120. if f == 'hexagonal' else 90.; self.low, self.high = free_metric(f, [[*self.edges[:, 1], 90, 90, gamma], [*self.edges[:, 0], 90, self.beta[1], gamma]])
+        spans = {i: (low*.99, high*1.01) for i, low, high in cell_spans(recipe)}
+        self.edges = np.array([spans.get(i, spans[0]) for i in range(3)]); self.beta = spans.get(4, (90., 90.))
+        gamma = 120. if f == 'hexagonal' else 90.
+        self.low, self.high = free_metric(f, [[*self.edges[:, 1], 90, 90, gamma], [*self.edges[:, 0], 90, self.beta[1], gamma]])
         if f == 'monoclinic': self.low[3], self.high[3] = 0, self.high[2] # a reduced plane: no more than the smaller square
         self.rising = np.array({'orthorhombic': [(0, 1), (1, 2)], 'monoclinic': [(0, 2), (2, 3)]}.get(f, []), np.int64).reshape(-1, 2)
         self.smallest = recipe.volume**-2 if recipe.edges else 0.
-        forms, self.hkl = _all_forms(f, [int(high*axis.q_range[1]) + 1 for _, high in self.edges]); self.forms = forms.astype(float); self.sums = _sums(f)
-        row = {tuple(x): i for i, x in enumerate(forms.tolist())}; place = lambda hkl: np.array([row.get(tuple(x), len(forms)) for x in line_forms(f, hkl).tolist()])
+        forms, self.hkl = _all_forms(f, [int(high*axis.q_range[1]) + 1 for _, high in self.edges]); self.forms = forms.astype(float)
+        self.sums = _sums(f)
+        row = {tuple(x): i for i, x in enumerate(forms.tolist())}
+        place = lambda hkl: np.array([row.get(tuple(x), len(forms)) for x in line_forms(f, hkl).tolist()])
         self.allowed = np.zeros((len(forms) + 1, len(self.classes)), bool); bounds = tuple(int(x) for x in abs(self.hkl).max(0))
         for i, members in enumerate(self.classes): self.allowed[place(_table(int(members[0]), bounds)[:, :3]), i] = True
         self.allowed[-1] = False; self.turns = [(a, place(self.hkl@a.T)) for a in _new_axes(f)]
-        order = np.argsort(forms@(self.low if len(self.low) < 3 else np.sqrt(self.low*self.high) if f == 'orthorhombic' else (self.low + self.high)/2), kind='stable')
+        order = np.argsort(forms@(self.low if len(self.low) < 3 else np.sqrt(self.low*self.high) if f == 'orthorhombic'
+                                  else (self.low + self.high)/2), kind='stable')
         self.few = [self.forms[order[:m]] for m in ((120, 300, 120) if len(self.low) < 3 else (60, 150, 60))]
 
 # %% ../nbs/55_indexing.ipynb #228d544d
@@ -474,10 +504,13 @@ def _metrics_of(self:Indexer, y, attempt):
     k, n = len(self.low), min(len(q2), 20); found, scores = np.zeros((40, k)), np.full(40, -1e9)
     if n < k: return []
     few = min(n, 10); smallest = max(self.smallest, (PER_VOLUME[self.family]*q2[few - 1]**1.5/self.each/few)**2)
-    _search(self.number, q2[:n], width*per_degree[:n], self.few[attempt], _choices(k, attempt == 1), LAST_AMONG[k], self.low, self.high, self.rising, smallest, self.sums, min(missing, max(0, n - 1 - k)) if n < 8 else missing, TESTS, found, scores)
+    _search(self.number, q2[:n], width*per_degree[:n], self.few[attempt], _choices(k, attempt == 1), LAST_AMONG[k],
+            self.low, self.high, self.rising, smallest, self.sums, min(missing, max(0, n - 1 - k)) if n < 8
+            else missing, TESTS, found, scores)
     kept = []
     for p in found[np.argsort(-scores, kind='stable')][:(scores > -1e8).sum()]:
-        better, used = _refined(q2[:40], per_degree[:40], width*per_degree[:40], p, self.forms); p = better if used else p
+        better, used = _refined(q2[:40], per_degree[:40], width*per_degree[:40], p, self.forms)
+        p = better if used else p
         if not any(np.abs(p - x).max() < 1e-3*p[0] for x in kept): kept.append(p)
     return kept
 
@@ -499,8 +532,10 @@ def cells(self:Indexer,
 )->list:         # of `IndexedCell`, of all attempts that were made
     "Lattices that may explain a pattern"
     y = np.asarray(pattern, float)
-    if y.shape != (self.axis.points,): raise LatticeError(f'pattern of shape {y.shape}: give {self.axis.points} intensities on the axis from {self.axis.start} to {self.axis.stop} degrees')
-    if not np.isfinite(y).all() or y.min() < 0 or not y.max() > 0: raise LatticeError('pattern: give finite intensities, none negative and not all zero')
+    if y.shape != (self.axis.points,):
+        raise LatticeError(f'pattern of shape {y.shape}: give {self.axis.points} intensities on the axis from {self.axis.start} to {self.axis.stop} degrees')
+    if not np.isfinite(y).all() or y.min() < 0 or not y.max() > 0:
+        raise LatticeError('pattern: give finite intensities, none negative and not all zero')
     y = y/y.max(); weight, found = near_weights(y, np.full(len(y), int(self.axis.sigma/self.axis.step)), len(y) - 1), []
     for attempt in range(3):
         found += [c for p in self._metrics_of(y, attempt)[:n] for c in [self._cell(y, weight, p)] if c]
@@ -521,9 +556,11 @@ class Evidence(NamedTuple):
 def _in_bounds(self:Indexer, cell, turn):
     "Do new axes of a monoclinic cell lie within the bounds?"
     if self.family != 'monoclinic': return True
-    a, _, c, _, beta, _ = cell; beta = math.radians(beta); new = turn[np.ix_([0, 2], [0, 2])]@np.array([[a, 0], [c*math.cos(beta), c*math.sin(beta)]])
+    a, _, c, _, beta, _ = cell; beta = math.radians(beta)
+    new = turn[np.ix_([0, 2], [0, 2])]@np.array([[a, 0], [c*math.cos(beta), c*math.sin(beta)]])
     edges = np.linalg.norm(new, axis=1); angle = math.degrees(math.acos(new[0]@new[1]/edges.prod()))
-    return bool((self.edges[[0, 2], 0] <= edges).all() and (edges <= self.edges[[0, 2], 1]).all() and max(90., self.beta[0]) <= angle <= self.beta[1])
+    return bool((self.edges[[0, 2], 0] <= edges).all() and (edges <= self.edges[[0, 2], 1]).all()
+                and max(90., self.beta[0]) <= angle <= self.beta[1])
 
 # %% ../nbs/55_indexing.ipynb #81b99fbd
 @patch
@@ -534,12 +571,15 @@ def evidence(self:Indexer,
     "What a pattern says about the extinction classes"
     rows = []
     for c in self.cells(pattern, n):
-        errors = c.errors + WEAKEST/4; z, t = c.heights/errors, np.radians(c.two_theta); lorentz = 1/np.sin(t)/np.sin(t/2)
+        errors = c.errors + WEAKEST/4; z, t = c.heights/errors, np.radians(c.two_theta)
+        lorentz = 1/np.sin(t)/np.sin(t/2)
         sure = errors < .02*c.heights.max(); scale = (c.heights/lorentz)[sure].max() if sure.any() else 1.
-        seen, gone = np.minimum(np.maximum(z, 0)**2/2, MOST_AGAINST), ((errors < .002*scale*lorentz) & (z < 4)).astype(float)
+        seen, gone = (np.minimum(np.maximum(z, 0)**2/2, MOST_AGAINST),
+                      ((errors < .002*scale*lorentz) & (z < 4)).astype(float))
         for turn, place in self.turns:
             if not self._in_bounds(c.cell, turn): continue
-            allowed = np.zeros((len(z), len(self.classes)), bool); np.logical_or.at(allowed, c.line, self.allowed[place[c.rows]])
+            allowed = np.zeros((len(z), len(self.classes)), bool)
+            np.logical_or.at(allowed, c.line, self.allowed[place[c.rows]])
             rows.append((seen@~allowed, gone@allowed, c.off))
     if not rows: return Evidence(*[np.zeros((0, len(self.classes)))]*2, np.zeros(0))
     return Evidence(*map(np.array, zip(*rows)))
@@ -552,22 +592,30 @@ class LawReader(nn.Module):
     ):
         super().__init__()
         self.indexer, self.weights = Indexer(recipe), nn.Parameter(torch.tensor([0., math.log(2.), math.log(3.)]))
-        share = torch.tensor([sum(float(recipe.weights[g]) for g in c) for c in recipe.classes]); self.register_buffer('prior', (share/share.sum()).clamp_min(1e-9).log())
+        share = torch.tensor([sum(float(recipe.weights[g]) for g in c) for c in recipe.classes])
+        self.register_buffer('prior', (share/share.sum()).clamp_min(1e-9).log())
     def evidence(self, x): # of patterns (B, points), as a list
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool: return list(pool.map(self.indexer.evidence, np.asarray(x, np.float64)))
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(self.indexer.evidence, np.asarray(x, np.float64)))
     def stacked(self, some): # three tensors (B, lattices, classes), (B, lattices, classes), (B, lattices) from a list of `Evidence`; the last lattice is none
-        most = max([0, *(len(e.off) for e in some)]) + 1; fill = lambda v, x: np.concatenate([v, np.full((most - len(v), *v.shape[1:]), x)])
-        found = [torch.as_tensor(np.stack([fill(e[i], x) for e in some]), dtype=torch.float32, device=self.prior.device) for i, x in enumerate((0., 0., 1e3))]
+        most = max([0, *(len(e.off) for e in some)]) + 1
+        fill = lambda v, x: np.concatenate([v, np.full((most - len(v), *v.shape[1:]), x)])
+        found = [torch.as_tensor(np.stack([fill(e[i], x) for e in some]), dtype=torch.float32, device=self.prior.device)
+                 for i, x in enumerate((0., 0., 1e3))]
         found[2][:, -1] = 1.; return found # and leaves all points unexplained
     def weigh(self, forbidden, absent, off): # (B, classes) from `stacked`
-        w = self.weights.exp(); return torch.logsumexp(-w[0]*forbidden - w[1]*absent - 100*w[2]*off[..., None], 1) + self.prior
+        w = self.weights.exp()
+        return torch.logsumexp(-w[0]*forbidden - w[1]*absent - 100*w[2]*off[..., None], 1) + self.prior
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False): return self.weigh(*self.stacked(self.evidence(x.detach().cpu().numpy())))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.weigh(*self.stacked(self.evidence(x.detach().cpu().numpy())))
 
 # %% ../nbs/55_indexing.ipynb #facbdb18
 _WIDE = {'cubic': ((2.5, 26.),), 'tetragonal': ((2.3, 20.), (2.3, 40.)), 'trihex': ((2.3, 20.), (2.3, 60.))} # edges a and c, angstrom
-READERS = {f'reader-{n}': replace(LAW_RECIPES[f'ulbd-{n}'], name=f'reader-{n}', architecture='LawReader', labels='class', jitter=0., cell_share=0., samples=1000 if n != 'monoclinic' else 300, epochs=1, batch_size=50,
-                                  **(dict(edges=_WIDE[n], volume=8000.) if n in _WIDE else {})) for n in ('cubic', 'tetragonal', 'trihex', 'orthorhombic', 'monoclinic')}
+READERS = {f'reader-{n}': replace(LAW_RECIPES[f'ulbd-{n}'], name=f'reader-{n}', architecture='LawReader',
+                                  labels='class', jitter=0., cell_share=0., samples=1000 if n != 'monoclinic' else 300,
+                                  epochs=1, batch_size=50, **(dict(edges=_WIDE[n], volume=8000.) if n in _WIDE else {}))
+           for n in ('cubic', 'tetragonal', 'trihex', 'orthorhombic', 'monoclinic')}
 
 def train_reader(
     recipe:LawRecipe, # one of `READERS`, or like them
@@ -576,9 +624,13 @@ def train_reader(
     "Learn the three weights from patterns that laws make"
     reader, supply = LawReader(recipe), LawSupply(None if recipe.edges else law_parts(recipe)[0], recipe, seed + 1)
     batches = [supply.at(i) for i in range(-(-recipe.samples//recipe.batch_size))]
-    some, groups = reader.stacked([e for b in batches for e in reader.evidence(b.patterns)]), np.concatenate([b.space_group for b in batches])
-    target = label_table(recipe)[np.searchsorted(recipe.groups, groups)].argmax(1); opt = torch.optim.LBFGS(reader.parameters(), max_iter=60, line_search_fn='strong_wolfe')
-    def closure(): opt.zero_grad(); loss = nn.functional.cross_entropy(reader.weigh(*some), target) + .03*(reader.weights**2).sum(); loss.backward(); return loss
+    some, groups = (reader.stacked([e for b in batches for e in reader.evidence(b.patterns)]),
+                    np.concatenate([b.space_group for b in batches]))
+    target = label_table(recipe)[np.searchsorted(recipe.groups, groups)].argmax(1)
+    opt = torch.optim.LBFGS(reader.parameters(), max_iter=60, line_search_fn='strong_wolfe')
+    def closure():
+        opt.zero_grad(); loss = nn.functional.cross_entropy(reader.weigh(*some), target) + .03*(reader.weights**2).sum()
+        loss.backward(); return loss
     opt.step(closure)
     return reader.eval()
 
@@ -600,7 +652,8 @@ def finish_reader(
     **card             # what else the card tells
 )->Path:               # of the weights
     "Test on lattices that it has not met (`unseen`), and save"
-    part = None if recipe.edges else law_parts(recipe)[2]; found = evaluate_law(Trained(reader.eval(), recipe, {}), part, n=n or recipe.samples)
+    part = None if recipe.edges else law_parts(recipe)[2]
+    found = evaluate_law(Trained(reader.eval(), recipe, {}), part, n=n or recipe.samples)
     return save_reader(reader, recipe, folder, unseen=found, found=reader.weights.exp().tolist(), **card)
 
 def load_reader(

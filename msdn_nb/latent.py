@@ -22,7 +22,8 @@ def last_layers(
 )->list:       # the linear layers that give the answer, one or one for each beam
     "The layers that turn features into space groups"
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == n_classes]
-    if not found: raise ValueError(f'{type(model).__name__} has no linear layer with {n_classes} outputs; give the number of classes that it was built with')
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no linear layer with {n_classes} outputs; give the number of classes that it was built with')
     return found
 
 @torch.no_grad()
@@ -33,11 +34,13 @@ def features(
 )->np.ndarray:     # (n, d) float32
     "What the last layer is given: the learned features"
     heard, found, model = [], [], trained.model
-    hooks = [m.register_forward_pre_hook(lambda _, x: heard.append(x[0].float().cpu())) for m in last_layers(model, len(trained.recipe.classes))]
+    hooks = [m.register_forward_pre_hook(lambda _, x: heard.append(x[0].float().cpu()))
+             for m in last_layers(model, len(trained.recipe.classes))]
     try:
         for i in range(0, len(images), batch):
             heard.clear(); n = len(images[i:i + batch])
-            model.decide(model.encode(network_input(images[i:i + batch], trained.recipe).to(next(model.parameters()).device)))
+            model.decide(model.encode(network_input(images[i:i + batch],
+                                                    trained.recipe).to(next(model.parameters()).device)))
             found.append(torch.cat([x.reshape(n, -1) for x in heard], 1).numpy())
     finally: [h.remove() for h in hooks]
     return np.concatenate(found)
@@ -60,7 +63,8 @@ def latent_map(
     "Principal components of the training features, and where everything lies along them"
     from sklearn.decomposition import PCA
     pca = PCA(dims, svd_solver='covariance_eigh').fit(learn)
-    return LatentMap(pca.transform(learn), pca.transform(test), None if right is None else np.asarray(right, bool), pca.explained_variance_ratio_)
+    return LatentMap(pca.transform(learn), pca.transform(test), None if right is None else np.asarray(right, bool),
+                     pca.explained_variance_ratio_)
 
 # %% ../nbs/42_latent.ipynb #1a5a844f
 LATENT_COLOURS = dict(training='#b8bec6', right='#1b6ca8', wrong='#d1495b')
@@ -80,8 +84,11 @@ def plot(self:LatentMap,
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(4.6, 3.8), layout='constrained')[1]
     dims = 3 if ax.name == '3d' else 2
-    for name, x in self.parts().items(): ax.scatter(*x[:, :dims].T, s=size, color=LATENT_COLOURS[name], label=f'{name} ({len(x):,})', lw=0, alpha=.55 if name == 'training' else .9, zorder=dict(training=1, right=2, wrong=3)[name])
-    ax.set(**{f'{axis}label': f'component {i + 1} ({100*self.share[i]:.0f} %)' for i, axis in enumerate('xyz'[:dims])}); ax.legend(fontsize=7)
+    for name, x in self.parts().items():
+        ax.scatter(*x[:, :dims].T, s=size, color=LATENT_COLOURS[name], label=f'{name} ({len(x):,})', lw=0,
+                   alpha=.55 if name == 'training' else .9, zorder=dict(training=1, right=2, wrong=3)[name])
+    ax.set(**{f'{axis}label': f'component {i + 1} ({100*self.share[i]:.0f} %)' for i, axis in enumerate('xyz'[:dims])})
+    ax.legend(fontsize=7)
     return ax
 
 # %% ../nbs/42_latent.ipynb #9dfd4a16
@@ -92,9 +99,11 @@ def latent_view(
     "A map of features, to turn with the mouse"
     import plotly.graph_objects as go
     figure, right = go.Figure(), np.ones(len(found.test), bool) if found.right is None else found.right
-    text = dict(training=None, right=None, wrong=None) if names is None else dict(training=None, right=np.asarray(names)[right], wrong=np.asarray(names)[~right])
+    text = (dict(training=None, right=None, wrong=None) if names is None
+            else dict(training=None, right=np.asarray(names)[right], wrong=np.asarray(names)[~right]))
     for name, x in found.parts().items():
-        figure.add_scatter3d(x=x[:, 0], y=x[:, 1], z=x[:, 2], mode='markers', name=name, text=text[name], marker=dict(size=2.5 if name == 'training' else 3.5, color=LATENT_COLOURS[name]))
+        figure.add_scatter3d(x=x[:, 0], y=x[:, 1], z=x[:, 2], mode='markers', name=name, text=text[name],
+                             marker=dict(size=2.5 if name == 'training' else 3.5, color=LATENT_COLOURS[name]))
     titles = {f'{axis}axis': dict(title=f'component {i + 1}') for i, axis in enumerate('xyz')}
     figure.update_layout(width=620, height=480, margin=dict(l=0, r=0, b=0, t=20), scene=titles)
     return figure
@@ -118,10 +127,12 @@ def compare_distances(
 )->dict: # numbers, quantiles of both, the ratio of the medians, the gap and its p-value, and how often `a` exceeds `b`
     "Two sets of distances beside each other"
     from scipy.stats import ks_2samp, mannwhitneyu
-    a, b = np.asarray(a, float), np.asarray(b, float); gap = ks_2samp(a, b); spread = lambda x: {f'{q} %': float(np.percentile(x, q)) for q in QUANTILES}
+    a, b = np.asarray(a, float), np.asarray(b, float); gap = ks_2samp(a, b)
+    spread = lambda x: {f'{q} %': float(np.percentile(x, q)) for q in QUANTILES}
     median = float(np.median(b))
-    return dict(n=[len(a), len(b)], first=spread(a), second=spread(b), ratio=float(np.median(a))/median if median else math.inf,
-                gap=float(gap.statistic), p=float(gap.pvalue), exceeds=float(mannwhitneyu(a, b).statistic/(len(a)*len(b))))
+    return dict(n=[len(a), len(b)], first=spread(a), second=spread(b),
+                ratio=float(np.median(a))/median if median else math.inf, gap=float(gap.statistic), p=float(gap.pvalue),
+                exceeds=float(mannwhitneyu(a, b).statistic/(len(a)*len(b))))
 
 # %% ../nbs/42_latent.ipynb #3ecfdea2
 def map_layers(
@@ -138,8 +149,10 @@ def feature_maps(
     layers=None, # names as `model.named_modules()` gives them; those of `map_layers` by default
 )->dict:         # name -> (n, streams, maps, h, w) float32; one stream where the beams are already joined
     "What the filters of convolutions answer"
-    model, heard = trained.model, {}; modules = dict(model.named_modules()); layers = map_layers(model) if layers is None else layers
-    if unknown := set(layers) - set(modules): raise ValueError(f'{", ".join(sorted(unknown))}: no such layer of {type(model).__name__}; there are {", ".join(map_layers(model))}')
+    model, heard = trained.model, {}; modules = dict(model.named_modules())
+    layers = map_layers(model) if layers is None else layers
+    if unknown := set(layers) - set(modules):
+        raise ValueError(f'{", ".join(sorted(unknown))}: no such layer of {type(model).__name__}; there are {", ".join(map_layers(model))}')
     def keep(name):
         def listen(_, __, out): heard[name] = out.float().cpu().unflatten(0, (len(images), -1)).numpy()
         return listen
@@ -155,9 +168,11 @@ def mosaic(
     gap:int=1,     # pixels between them
 )->np.ndarray:     # (H, W) float32 in 0..1
     "Maps side by side"
-    maps = np.asarray(maps, np.float32); m, h, w = maps.shape; rows = -(-m//columns); low, high = (f(maps, (1, 2), keepdims=True) for f in (np.min, np.max))
+    maps = np.asarray(maps, np.float32); m, h, w = maps.shape; rows = -(-m//columns)
+    low, high = (f(maps, (1, 2), keepdims=True) for f in (np.min, np.max))
     out = np.ones((rows*(h + gap) - gap, columns*(w + gap) - gap), np.float32)
-    for k, one in enumerate((maps - low)/np.where(high > low, high - low, 1)): i, j = (k//columns)*(h + gap), (k%columns)*(w + gap); out[i:i + h, j:j + w] = one
+    for k, one in enumerate((maps - low)/np.where(high > low, high - low, 1)):
+        i, j = (k//columns)*(h + gap), (k%columns)*(w + gap); out[i:i + h, j:j + w] = one
     return out
 
 # %% ../nbs/42_latent.ipynb #52789c46
@@ -165,7 +180,8 @@ def redundancy(
     maps, # (..., m, h, w) of a layer
 )->np.ndarray: # (...) in 0..1; NaN where fewer than two maps have contrast
     "Mean absolute correlation between the maps of a layer"
-    maps = np.asarray(maps, np.float64); *lead, m, h, w = maps.shape; x = maps.reshape(-1, m, h*w); scale = abs(x).max(-1)
+    maps = np.asarray(maps, np.float64); *lead, m, h, w = maps.shape; x = maps.reshape(-1, m, h*w)
+    scale = abs(x).max(-1)
     x = x - x.mean(-1, keepdims=True); size = np.sqrt((x**2).sum(-1)); alive = size > 1e-6*scale*math.sqrt(h*w)
     x = np.where(alive[..., None], x, 0)/np.where(alive, size, 1)[..., None]; n = alive.sum(-1)
     total = abs(x@x.swapaxes(-1, -2)).sum((-1, -2)) - n
@@ -188,7 +204,9 @@ def plot_redundancy(
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(5, 2.8), layout='constrained')[1]
     for i, (name, values) in enumerate(found.items()):
-        depth = np.linspace(0, 1, len(values)); chance = [chance_redundancy(int(s)**2) if s > 1 else np.nan for s in sizes[name]]
+        depth = np.linspace(0, 1, len(values))
+        chance = [chance_redundancy(int(s)**2) if s > 1 else np.nan for s in sizes[name]]
         ax.plot(depth, values, 'o-', ms=3, color=f'C{i}', label=name); ax.plot(depth, chance, ':', lw=1, color=f'C{i}')
-    ax.set(xlabel='depth: first convolution 0, last 1', ylabel='mean |r| of maps', ylim=(0, 1)); ax.grid(alpha=.3); ax.legend(fontsize=7)
+    ax.set(xlabel='depth: first convolution 0, last 1', ylabel='mean |r| of maps', ylim=(0, 1)); ax.grid(alpha=.3)
+    ax.legend(fontsize=7)
     return ax

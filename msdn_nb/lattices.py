@@ -37,10 +37,13 @@ class PatternAxis:
     wavelength: float = 1.5406  # angstrom
     sigma: float = .1           # standard deviation of a line, degrees
     def __post_init__(self):
-        if not 0 < self.start < self.stop < 178: raise LatticeError(f'two_theta from {self.start} to {self.stop}: give two rising angles between 0 and 178 degrees')
+        if not 0 < self.start < self.stop < 178:
+            raise LatticeError(f'two_theta from {self.start} to {self.stop}: give two rising angles between 0 and 178 degrees')
         if self.points < 2: raise LatticeError(f'{self.points} points: give at least 2')
-        if not 0 < self.wavelength < 100: raise LatticeError(f'wavelength {self.wavelength}: give angstrom, such as 1.5406')
-        if not self.step/4 < self.sigma < 5: raise LatticeError(f'sigma {self.sigma}: give degrees, more than a quarter of the step of {self.step:.4f}; or ask for more points')
+        if not 0 < self.wavelength < 100:
+            raise LatticeError(f'wavelength {self.wavelength}: give angstrom, such as 1.5406')
+        if not self.step/4 < self.sigma < 5:
+            raise LatticeError(f'sigma {self.sigma}: give degrees, more than a quarter of the step of {self.step:.4f}; or ask for more points')
     @property
     def step(self)->float: return (self.stop - self.start)/(self.points - 1) # degrees
     @property
@@ -49,7 +52,8 @@ class PatternAxis:
     def reach(self)->float: return 4.5*self.sigma # how far from its centre a line is drawn, degrees
     @property
     def q_range(self)->tuple: # smallest and largest 1/d that reach in, 1/angstrom
-        return tuple(2*math.sin(math.radians(x)/2)/self.wavelength for x in (max(self.start - self.reach, 1e-3), min(self.stop + self.reach, 179)))
+        return tuple(2*math.sin(math.radians(x)/2)/self.wavelength
+                     for x in (max(self.start - self.reach, 1e-3), min(self.stop + self.reach, 179)))
 
 PAPER_AXIS = PatternAxis()
 
@@ -70,7 +74,8 @@ class LatticeGrid:
             if bool(given) != wanted or (wanted and not (len(given) == 3 and 0 < given[0] <= given[1] and given[2] > 0)):
                 raise LatticeError(f'{name} {given} of a {self.system} grid: ' + ('give first, last and step, rising' if wanted else 'leave it empty'))
         if self.beta and not 90 <= self.beta[0] <= self.beta[1] <= 150: raise LatticeError(f'beta {self.beta}: give angles from 90 to 150 degrees')
-        if (self.tilts > 0) != (self.system == 'triclinic'): raise LatticeError(f'tilts {self.tilts} of a {self.system} grid: give a positive number to triclinic grids alone')
+        if (self.tilts > 0) != (self.system == 'triclinic'):
+            raise LatticeError(f'tilts {self.tilts} of a {self.system} grid: give a positive number to triclinic grids alone')
         if self.draws < 1: raise LatticeError(f'draws {self.draws}: give at least one pattern for each group and lattice')
         check_axes(self.axes)
         if not len(self): raise LatticeError(f'lengths {self.lengths}: a {self.system} grid needs more of them; take a smaller step')
@@ -87,9 +92,11 @@ def __len__(self:LatticeGrid):
             'monoclinic': math.comb(n, 2)*n*(len(_steps(self.beta)) if self.beta else 0)}[self.system]
 
 # %% ../nbs/52_lattices.ipynb #3e751419
-PAPER_GRIDS = {'cubic': LatticeGrid('cubic', (5, 15, .05), 30), 'tetragonal': LatticeGrid('tetragonal', (5, 15, .05), 30),
+PAPER_GRIDS = {'cubic': LatticeGrid('cubic', (5, 15, .05), 30),
+               'tetragonal': LatticeGrid('tetragonal', (5, 15, .05), 30),
                'trigonal+hexagonal': LatticeGrid('trigonal+hexagonal', (10, 15, .5), 10)}
-GRIDS = {**PAPER_GRIDS, 'orthorhombic': LatticeGrid('orthorhombic', (4, 10, .05)), 'monoclinic': LatticeGrid('monoclinic', (4, 10, .05), beta=(90.5, 120, .5)),
+GRIDS = {**PAPER_GRIDS, 'orthorhombic': LatticeGrid('orthorhombic', (4, 10, .05)),
+         'monoclinic': LatticeGrid('monoclinic', (4, 10, .05), beta=(90.5, 120, .5)),
          'triclinic': LatticeGrid('triclinic', (4, 10, .05), tilts=8)}
 
 # %% ../nbs/52_lattices.ipynb #d52638c4
@@ -116,7 +123,8 @@ def cells(self:LatticeGrid,
 )->np.ndarray: # a, b, c (angstrom), alpha, beta, gamma (degrees), shape (m, 6)
     "The cells of numbered lattices; orthorhombic edges rise, monoclinic a < c"
     i = np.atleast_1d(np.asarray(lattices))
-    if i.dtype.kind not in 'iu' or i.ndim != 1 or (len(i) and not 0 <= i.min() <= i.max() < len(self)): raise LatticeError(f'lattices: give whole numbers from 0 to {len(self) - 1}')
+    if i.dtype.kind not in 'iu' or i.ndim != 1 or (len(i) and not 0 <= i.min() <= i.max() < len(self)):
+        raise LatticeError(f'lattices: give whole numbers from 0 to {len(self) - 1}')
     x, found = _steps(self.lengths), np.full((len(i), 6), 90.)
     n = len(x)
     if self.system == 'cubic': found[:, :3] = x[i, None]
@@ -140,14 +148,17 @@ def _forbidders(number):
     for rotation, shift in zip(*group_operations(number)):
         fixed = index_box(3)[(index_box(3)@rotation == index_box(3)).all(1)]
         if (fixed@shift % 24).any(): rows.add((*rotation.ravel(), *(shift % 24)))
-    return np.array(sorted(rows, key=lambda row: (row[:9] != (1, 0, 0, 0, 1, 0, 0, 0, 1), row)), dtype=np.int64).reshape(-1, 12)
+    return np.array(sorted(rows, key=lambda row: (row[:9] != (1, 0, 0, 0, 1, 0, 0, 0, 1), row)),
+                    dtype=np.int64).reshape(-1, 12)
 
 @compiled
 def _allowed(ops, h, k, l):
     "Whether no operation forbids the reflection"
     for i in range(ops.shape[0]):
         o = ops[i]
-        if (h*o[9] + k*o[10] + l*o[11]) % 24 and h*o[0] + k*o[3] + l*o[6] == h and h*o[1] + k*o[4] + l*o[7] == k and h*o[2] + k*o[5] + l*o[8] == l: return False
+        if (h*o[9] + k*o[10]
+            + l*o[11]) % 24 and h*o[0] + k*o[3] + l*o[6] == h and h*o[1] + k*o[4] + l*o[7] == k and h*o[2] + k*o[5] + l*o[8] == l:
+            return False
     return True
 
 # %% ../nbs/52_lattices.ipynb #a92569ac
@@ -292,7 +303,8 @@ class UlbdPart:
         positions=None # places in this part, shape (m,), all by default
     )->np.ndarray:     # numbers of the lattices on the grid, shape (m,) int64
         "The lattices of this part, in its order"
-        return _shuffled(self.lattices[0] + np.asarray(np.arange(self.n_lattices) if positions is None else positions, np.int64), len(self.grid), self.seed)
+        return _shuffled(self.lattices[0] + np.asarray(np.arange(self.n_lattices) if positions is None else positions, np.int64), len(self.grid),
+                         self.seed)
 
 def _as_grid(system):
     "A grid, by itself or by the name of its system"
@@ -310,9 +322,11 @@ def _as_part(source):
 def _cuts(n, fractions, what):
     "Ranges of range(n) in the given shares"
     shares = np.asarray(fractions, float)
-    if shares.ndim != 1 or not len(shares) or not (shares > 0).all() or shares.sum() > 1 + 1e-9: raise LatticeError(f'fractions {fractions}: give positive shares that sum to 1 or less')
+    if shares.ndim != 1 or not len(shares) or not (shares > 0).all() or shares.sum() > 1 + 1e-9:
+        raise LatticeError(f'fractions {fractions}: give positive shares that sum to 1 or less')
     ends = [0, *np.round(n*np.cumsum(shares)).astype(int).tolist()]
-    if min(np.diff(ends)) < 1: raise LatticeError(f'{n} {what} cannot be divided into {tuple(fractions)}: no part may be empty; give a grid with more {what}')
+    if min(np.diff(ends)) < 1:
+        raise LatticeError(f'{n} {what} cannot be divided into {tuple(fractions)}: no part may be empty; give a grid with more {what}')
     return list(zip(ends, ends[1:]))
 
 def split_lattices(
@@ -346,7 +360,8 @@ def items(self:UlbdPart,
 )->UlbdItems:
     "What the numbered patterns of this part are"
     i = np.atleast_1d(np.asarray(indices))
-    if i.dtype.kind not in 'iu' or i.ndim != 1 or (len(i) and not 0 <= i.min() <= i.max() < len(self)): raise LatticeError(f'indices: give whole numbers from 0 to {len(self) - 1}')
+    if i.dtype.kind not in 'iu' or i.ndim != 1 or (len(i) and not 0 <= i.min() <= i.max() < len(self)):
+        raise LatticeError(f'indices: give whole numbers from 0 to {len(self) - 1}')
     i, draw = np.divmod(i.astype(np.int64), self.n_draws)
     group, lattice = np.divmod(i, self.n_lattices)
     return UlbdItems(np.array(self.space_groups)[group], self.lattice_numbers(lattice), self.draws[0] + draw)
@@ -364,17 +379,20 @@ def sample(self:UlbdPart,
     keys = draw_keys(seed, np.arange(first, first + n)[:, None])
     more = lambda k: draw_keys(seed, np.stack([keys.view(np.int64), np.full(n, k)], -1))
     share = np.array([1. if weights is None else float(weights.get(g, 0)) for g in self.space_groups])
-    if not (np.isfinite(share).all() and share.min() >= 0 and share.sum() > 0): raise LatticeError('weights: give a map from space group to finite weights, at least one positive')
+    if not (np.isfinite(share).all() and share.min() >= 0 and share.sum() > 0):
+        raise LatticeError('weights: give a map from space group to finite weights, at least one positive')
     group = np.searchsorted(np.cumsum(share)/share.sum(), (keys >> np.uint64(11))/2.**53, 'right')
     lattice = (more(1) % np.uint64(self.n_lattices)).astype(np.int64)
-    draw = (more(2) >> np.uint64(2)).astype(np.int64) + 2**32 if fresh else self.draws[0] + (more(2) % np.uint64(self.n_draws)).astype(np.int64)
+    draw = ((more(2) >> np.uint64(2)).astype(np.int64) + 2**32 if fresh else self.draws[0]
+            + (more(2) % np.uint64(self.n_draws)).astype(np.int64))
     return UlbdItems(np.array(self.space_groups)[group], self.lattice_numbers(lattice), draw)
 
 # %% ../nbs/52_lattices.ipynb #51285ee6
 @lru_cache(maxsize=4096)
 def _table(number, bounds):
     "An allowed hkl of each line within the bounds, and its multiplicity: shape (m, 4) int16"
-    if math.prod(b + 1 for b in bounds) > 1e5: raise LatticeError(f'indices up to {bounds} come into range: give smaller cells or a shorter axis')
+    if math.prod(b + 1 for b in bounds) > 1e5:
+        raise LatticeError(f'indices up to {bounds} come into range: give smaller cells or a shorter axis')
     hkl, count, _ = _present(_FAMILIES.index(crystal_family(number)), _forbidders(number), *bounds, np.zeros(6), 1.)
     return np.concatenate([hkl, count[:, None]], 1)
 
@@ -410,7 +428,8 @@ def _render(position, height, n, start, step, profiles, buffer, out):
         x = (position[i] - start)/step
         at = int(np.floor(x))
         if at < -half - 1 or at > points + half: continue
-        row, target, weight = profiles[int((x - at)*(profiles.shape[0] - 1) + .5)], buffer[at + half + 2:at + half + 2 + width], np.float32(height[i])
+        row, target, weight = (profiles[int((x - at)*(profiles.shape[0] - 1) + .5)],
+                               buffer[at + half + 2:at + half + 2 + width], np.float32(height[i]))
         for j in range(width): target[j] += weight*row[j]
     shown = buffer[2*half + 2:2*half + 2 + points]
     top = shown.max()
@@ -419,14 +438,16 @@ def _render(position, height, n, start, step, profiles, buffer, out):
 
 # %% ../nbs/52_lattices.ipynb #b67a6c8b
 @compiled
-def _draw_patterns(first, last, tables, offsets, which_table, metrics, keys, q2_low, q2_high, wavelength, weighted, start, step, profiles, out):
+def _draw_patterns(first, last, tables, offsets, which_table, metrics, keys, q2_low, q2_high, wavelength, weighted,
+                   start, step, profiles, out):
     "Patterns `first` to `last` of a batch into `out` (n, points)"
     room = (offsets[1:] - offsets[:-1]).max()
     which, position, height = np.empty(room, np.int64), np.empty(room), np.empty(room)
     buffer = np.empty(out.shape[1] + 4*profiles.shape[1], np.float32)
     for i in range(first, last):
         t = which_table[i]
-        n = _random_lines(tables[offsets[t]:offsets[t + 1]], metrics[i], keys[i], q2_low, q2_high, wavelength, weighted, which, position, height)
+        n = _random_lines(tables[offsets[t]:offsets[t + 1]], metrics[i], keys[i], q2_low, q2_high, wavelength, weighted,
+                          which, position, height)
         _render(position, height, n, start, step, profiles, buffer, out[i])
 
 # %% ../nbs/52_lattices.ipynb #71331e1f
@@ -438,13 +459,15 @@ def ordered_cells(
     "Cells with the grid's edges in an order that the key of the pattern decides"
     cells = grid.cells(items.lattice)
     if grid.axes == 'fixed' or grid.system not in ('orthorhombic', 'monoclinic'): return cells
-    orders = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)] if grid.system == 'orthorhombic' else [(0, 1, 2), (2, 1, 0)])
+    orders = np.array([(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+                      if grid.system == 'orthorhombic' else [(0, 1, 2), (2, 1, 0)])
     chosen = orders[(draw_keys(7, keys.view(np.int64)[:, None]) % np.uint64(len(orders))).astype(int)]
     cells[:, :3] = np.take_along_axis(cells[:, :3], chosen, 1)
     return cells
 
 # %% ../nbs/52_lattices.ipynb #62cdd52d
-def _bounds(grid, axis): return tuple([int(grid.lengths[1]*axis.q_range[1] + 1e-9)]*3) # largest indices that come into range
+# largest indices that come into range
+def _bounds(grid, axis): return tuple([int(grid.lengths[1]*axis.q_range[1] + 1e-9)]*3)
 
 def patterns_of(
     groups,            # (n,) space groups
@@ -461,10 +484,12 @@ def patterns_of(
     offsets = np.cumsum([0, *map(len, tables)])
     out = np.empty((len(groups), axis.points), np.float32)
     low, high = (q*q for q in axis.q_range)
-    rest = (np.concatenate(tables), offsets, which.ravel(), _metrics(cells), keys, low, high, axis.wavelength, multiplicity, axis.start, axis.step, _profiles(axis), out)
+    rest = (np.concatenate(tables), offsets, which.ravel(), _metrics(cells), keys, low, high, axis.wavelength,
+            multiplicity, axis.start, axis.step, _profiles(axis), out)
     cuts = np.linspace(0, len(groups), min(max(1, threads)*4, len(groups)) + 1).astype(int)
     if threads < 2: _draw_patterns(0, len(groups), *rest); return out
-    with ThreadPoolExecutor(threads) as pool: list(pool.map(lambda span: _draw_patterns(*span, *rest), zip(cuts, cuts[1:])))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda span: _draw_patterns(*span, *rest), zip(cuts, cuts[1:])))
     return out
 
 # %% ../nbs/52_lattices.ipynb #fef8e0a6
@@ -478,7 +503,8 @@ def _batch(part, items, multiplicity, axis, threads):
     "The patterns of `items`"
     keys = draw_keys(part.seed, np.stack(items, -1))
     cells = ordered_cells(part.grid, items, keys)
-    return PatternBatch(patterns_of(items.space_group, cells, keys, _bounds(part.grid, axis), multiplicity, axis, threads), items.space_group, cells)
+    return PatternBatch(patterns_of(items.space_group, cells, keys, _bounds(part.grid, axis), multiplicity, axis,
+                                    threads), items.space_group, cells)
 
 def ulbd(
     source,                   # name of a system, a `LatticeGrid`, or a `UlbdPart`
@@ -492,7 +518,8 @@ def ulbd(
     "Patterns from lattices, reflection conditions and random intensities"
     part = _as_part(source)
     if (indices is None) == (n is None): raise LatticeError('give either indices or n')
-    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1): raise LatticeError(f'n {n!r}: give a whole number of patterns, at least 1')
+    if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1):
+        raise LatticeError(f'n {n!r}: give a whole number of patterns, at least 1')
     return _batch(part, part.items(indices) if n is None else part.sample(n, seed), multiplicity, axis, threads)
 
 # %% ../nbs/52_lattices.ipynb #f3ac1ff6
@@ -519,7 +546,8 @@ def _lines_of(group, cell, metric, key, bounds, axis, multiplicity):
     which, position, height = np.empty(len(table), np.int64), np.empty(len(table)), np.empty(len(table))
     n = _random_lines(table, metric, key, low, high, axis.wavelength, multiplicity, which, position, height)
     order = np.argsort(position[:n]); rows, x = table[which[:n][order]], position[:n][order]
-    return UlbdLines(int(group), cell, rows[:, :3], rows[:, 3], x, axis.wavelength/2/np.sin(np.radians(x/2)), height[:n][order])
+    return UlbdLines(int(group), cell, rows[:, :3], rows[:, 3], x, axis.wavelength/2/np.sin(np.radians(x/2)),
+                     height[:n][order])
 
 # %% ../nbs/52_lattices.ipynb #9d56c9f3
 def ulbd_lines(
@@ -545,9 +573,11 @@ def relabel(
     table = np.full(231, -1)
     for i, members in enumerate(extinction_classes(system, axes, by)): table[list(members)] = i
     groups = np.asarray(groups, dtype=np.int64)
-    if groups.size and not 0 < groups.min() <= groups.max() < 231: raise LatticeError('groups: give space groups from 1 to 230')
+    if groups.size and not 0 < groups.min() <= groups.max() < 231:
+        raise LatticeError('groups: give space groups from 1 to 230')
     found = table[groups]
-    if (found < 0).any(): raise LatticeError(f'space group {groups[found < 0].flat[0]} is none of {system}: leave it out, or name a set of groups that holds it')
+    if (found < 0).any():
+        raise LatticeError(f'space group {groups[found < 0].flat[0]} is none of {system}: leave it out, or name a set of groups that holds it')
     return found
 
 # %% ../nbs/52_lattices.ipynb #952a166c
@@ -559,10 +589,13 @@ def lattice_classes(
     "Extinction classes that the positions of lines tell apart on one lattice"
     classes, low, high = extinction_classes(system, 'free', 'd'), *axis.q_range
     inverse = np.linalg.inv(lattice_from_parameters(*cell)); metric = inverse.T@inverse
-    squares = [np.einsum('ni,ij,nj->n', h, metric, h) for h in (law_lines(c[0], cell, high)[0].astype(float) for c in classes)]
-    squares = [q[q >= low*low] for q in squares]; every = np.unique(np.concatenate(squares)); place = np.cumsum(np.diff(every, prepend=every[:1]) > 1e-9)
+    squares = [np.einsum('ni,ij,nj->n', h, metric, h)
+               for h in (law_lines(c[0], cell, high)[0].astype(float) for c in classes)]
+    squares = [q[q >= low*low] for q in squares]; every = np.unique(np.concatenate(squares))
+    place = np.cumsum(np.diff(every, prepend=every[:1]) > 1e-9)
     merged = {}
-    for members, q in zip(classes, squares): merged[key] = merged.get(key := np.unique(place[np.searchsorted(every, q)]).tobytes(), ()) + members
+    for members, q in zip(classes, squares):
+        merged[key] = merged.get(key := np.unique(place[np.searchsorted(every, q)]).tobytes(), ()) + members
     return tuple(tuple(sorted(m)) for m in merged.values())
 
 def grid_ceiling(
@@ -573,9 +606,12 @@ def grid_ceiling(
 )->dict:         # top1..topk (rates, 0..1), classes (mean number), lattices
     "What positions of lines allow on the lattices of a grid, all groups equally frequent"
     part = _as_part(source); groups = len(part.space_groups)
-    if part.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'): raise LatticeError(f'{part.grid.system}: three free edges hardly ever coincide; use extinction_ceiling')
-    cells = part.grid.cells(part.lattice_numbers(some_rows(range(part.n_lattices), n, seed))); found = [[len(c) for c in lattice_classes(part.grid.system, cell)] for cell in cells]
-    return dict({f'top{i}': float(np.mean([sum(min(m, i) for m in f)/groups for f in found])) for i in range(1, k + 1)}, classes=float(np.mean([len(f) for f in found])), lattices=len(found))
+    if part.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'):
+        raise LatticeError(f'{part.grid.system}: three free edges hardly ever coincide; use extinction_ceiling')
+    cells = part.grid.cells(part.lattice_numbers(some_rows(range(part.n_lattices), n, seed)))
+    found = [[len(c) for c in lattice_classes(part.grid.system, cell)] for cell in cells]
+    return dict({f'top{i}': float(np.mean([sum(min(m, i) for m in f)/groups for f in found])) for i in range(1, k + 1)},
+                classes=float(np.mean([len(f) for f in found])), lattices=len(found))
 
 # %% ../nbs/52_lattices.ipynb #3e0fc53e
 @dataclass(frozen=True)
@@ -597,7 +633,8 @@ class UlbdStream:
     )->PatternBatch:
         "One batch of the sequence"
         part = _as_part(self.source)
-        return _batch(part, part.sample(self.batch, self.seed, i*self.batch, self.weights, self.fresh), self.multiplicity, self.axis, self.threads)
+        return _batch(part, part.sample(self.batch, self.seed, i*self.batch, self.weights, self.fresh),
+                      self.multiplicity, self.axis, self.threads)
     def __iter__(self):
         i = 0
         while True: yield self.at(i); i += 1
@@ -614,10 +651,12 @@ def law_patterns(
     "Patterns from laws on given lattices"
     groups = np.array([check_space_group(g) for g in np.atleast_1d(space_groups)], np.int64)
     cells = np.atleast_2d(np.asarray(cells, float))
-    if cells.shape != (len(groups), 6): raise LatticeError(f'cells of shape {cells.shape} for {len(groups)} groups: give six numbers for each')
+    if cells.shape != (len(groups), 6):
+        raise LatticeError(f'cells of shape {cells.shape} for {len(groups)} groups: give six numbers for each')
     for g, c in zip(groups, cells): _fitting(int(g), c)
     keys = draw_keys(seed, np.stack([groups, np.arange(len(groups))], -1))
-    return patterns_of(groups, cells, keys, (cells[:, :3].max(0)*axis.q_range[1] + 1e-9).astype(int).tolist(), multiplicity, axis, threads)
+    return patterns_of(groups, cells, keys, (cells[:, :3].max(0)*axis.q_range[1] + 1e-9).astype(int).tolist(),
+                       multiplicity, axis, threads)
 
 # %% ../nbs/52_lattices.ipynb #61623a6e
 def _crystal_lines(crystal, axis, paper):
@@ -628,17 +667,20 @@ def _crystal_lines(crystal, axis, paper):
         kept = np.unique(np.round((x - axis.start)/axis.step), return_index=True)[1]
         x, y = x[kept], found.member_f_squared[np.unique(found.member_line, return_index=True)[1]][kept]
     x, y = x[x >= axis.start - axis.reach], y[x >= axis.start - axis.reach]
-    if not len(x): raise LatticeError(f'{crystal.name or crystal.formula}: no line between {axis.start} and {axis.stop} degrees; use an axis that reaches further')
+    if not len(x):
+        raise LatticeError(f'{crystal.name or crystal.formula}: no line between {axis.start} and {axis.stop} degrees; use an axis that reaches further')
     return x, y/(np.sin(np.radians(x))*np.sin(np.radians(x/2)))
 
 def _crystal_pattern(crystal, axis, paper):
     "Pattern (points,), space group and cell (6,) of a crystal"
-    if not isinstance(crystal, Crystal): raise LatticeError(f'{type(crystal).__name__} is no crystal: read it with msdn_nb.crystal.read_crystal')
+    if not isinstance(crystal, Crystal):
+        raise LatticeError(f'{type(crystal).__name__} is no crystal: read it with msdn_nb.crystal.read_crystal')
     x, y = _crystal_lines(crystal, axis, paper)
     profiles = _profiles(axis)
     out, buffer = np.empty(axis.points, np.float32), np.empty(axis.points + 4*profiles.shape[1], np.float32)
     _render(x, y/y.max(), len(x), axis.start, axis.step, profiles, buffer, out)
-    return out, find_space_group(crystal) if crystal.space_group is None else crystal.space_group, cell_parameters(crystal.lattice)
+    return (out, find_space_group(crystal) if crystal.space_group is None else crystal.space_group,
+            cell_parameters(crystal.lattice))
 
 # %% ../nbs/52_lattices.ipynb #171050ed
 class CrystalPatterns(NamedTuple):
@@ -658,16 +700,20 @@ def cddd(
 )->CrystalPatterns:
     "Patterns of a database's crystals"
     rows = np.arange(len(crystals)) if rows is None else np.atleast_1d(np.asarray(rows))
-    if rows.dtype.kind not in 'iu' or rows.ndim != 1 or not len(rows) or not 0 <= rows.min() <= rows.max() < len(crystals): raise LatticeError(f'rows: give whole numbers from 0 to {len(crystals) - 1}, at least one')
+    if rows.dtype.kind not in 'iu' or rows.ndim != 1 or not len(rows) or not 0 <= rows.min() <= rows.max() < len(crystals):
+        raise LatticeError(f'rows: give whole numbers from 0 to {len(crystals) - 1}, at least one')
     def one(i):
         try: return _crystal_pattern(crystals[int(i)], axis, paper)
         except ValueError as e: return str(e)
     with ThreadPoolExecutor(max(1, threads)) as pool: found = list(pool.map(one, rows))
     good = [i for i, f in enumerate(found) if not isinstance(f, str)]
     failed = tuple((int(rows[i]), f) for i, f in enumerate(found) if isinstance(f, str))
-    if not good: raise LatticeError(f'none of {len(rows)} crystals gave a pattern; ' + '; '.join(reason for _, reason in failed[:3]))
+    if not good:
+        raise LatticeError(f'none of {len(rows)} crystals gave a pattern; '
+                           + '; '.join(reason for _, reason in failed[:3]))
     patterns, groups, cells = zip(*(found[i] for i in good))
-    return CrystalPatterns(np.stack(patterns), np.array(groups, np.int64), np.stack(cells), rows[good].astype(np.int64), failed)
+    return CrystalPatterns(np.stack(patterns), np.array(groups, np.int64), np.stack(cells), rows[good].astype(np.int64),
+                           failed)
 
 # %% ../nbs/52_lattices.ipynb #2cf9ef9a
 def gcdd(
@@ -679,7 +725,8 @@ def gcdd(
     progress:bool=True   # a progress bar on a terminal
 )->Collection:
     "Collect random crystals whose groups were verified; needs the extra `pyxtal`"
-    if isinstance(per_group, bool) or not isinstance(per_group, (int, np.integer)) or per_group < 1: raise LatticeError(f'per_group {per_group!r}: give a whole number of crystals, at least 1')
+    if isinstance(per_group, bool) or not isinstance(per_group, (int, np.integer)) or per_group < 1:
+        raise LatticeError(f'per_group {per_group!r}: give a whole number of crystals, at least 1')
     return collect(from_pyxtal(system_groups(system), int(per_group), seed), out, resume, progress)
 
 # %% ../nbs/52_lattices.ipynb #91572489
@@ -694,11 +741,14 @@ def measure_gcdd(
     start, found = time.perf_counter(), {}
     for s in systems:
         with TemporaryDirectory() as folder:
-            cpu = time.process_time(); made = gcdd(s, Path(folder)/'gcdd.parquet', per_group, seed, progress=False); cpu = time.process_time() - cpu
+            cpu = time.process_time(); made = gcdd(s, Path(folder)/'gcdd.parquet', per_group, seed, progress=False)
+            cpu = time.process_time() - cpu
             table = CrystalTable(made.path)
             again = [SpacegroupAnalyzer(c.to_pymatgen(), .1).get_space_group_number() for c in table]
-            found[s] = dict(asked=per_group*len(system_groups(s)), n=made.n, failed=[reason for _, reason in made.failed], groups=len(set(table.space_group.tolist())),
-                            agreement=float(np.mean(again == table.space_group)), patterns=len(cddd(table).rows), cpu_seconds_per_crystal=cpu/made.n)
+            found[s] = dict(asked=per_group*len(system_groups(s)), n=made.n,
+                            failed=[reason for _, reason in made.failed], groups=len(set(table.space_group.tolist())),
+                            agreement=float(np.mean(again == table.space_group)), patterns=len(cddd(table).rows),
+                            cpu_seconds_per_crystal=cpu/made.n)
     found = dict(systems=found, per_group=per_group, seed=seed, **run_facts(), wall_time_s=time.perf_counter() - start,
                  command=f'python -c "from msdn_nb.lattices import measure_gcdd as m; m({tuple(systems)!r}, {per_group}, {seed}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
@@ -735,13 +785,16 @@ def measure_ulbd(
     start, speeds = time.perf_counter(), {}
     for s in systems:
         part = split_lattices(s)[0]
-        speeds[s] = {name: _time_stream(part, batch, repeats, seed, threads) for threads, name in ((1, 'one_thread'), (2, 'two_threads'))}
+        speeds[s] = {name: _time_stream(part, batch, repeats, seed, threads)
+                     for threads, name in ((1, 'one_thread'), (2, 'two_threads'))}
         few = ulbd_lines(part, np.random.default_rng(seed).integers(len(part), size=6))
         plain = []
-        for _ in range(3): used = time.process_time(); _numpy_patterns(few, PAPER_AXIS); plain.append(time.process_time() - used)
+        for _ in range(3):
+            used = time.process_time(); _numpy_patterns(few, PAPER_AXIS); plain.append(time.process_time() - used)
         speeds[s]['numpy_per_cpu_second'] = 6/min(plain)
         speeds[s]['ratio_to_numpy_cpu_time'] = speeds[s]['one_thread']['per_cpu_second']/speeds[s]['numpy_per_cpu_second']
-    found = dict(points=PAPER_AXIS.points, batch=batch, repeats=repeats, seed=seed, patterns_per_second=speeds, **run_facts(), wall_time_s=time.perf_counter() - start,
+    found = dict(points=PAPER_AXIS.points, batch=batch, repeats=repeats, seed=seed, patterns_per_second=speeds,
+                 **run_facts(), wall_time_s=time.perf_counter() - start,
                  command=f'python -c "from msdn_nb.lattices import measure_ulbd as m; m(batch={batch}, repeats={repeats}, seed={seed}, systems={tuple(systems)!r}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
     return found

@@ -18,7 +18,8 @@ from typing import NamedTuple
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from .extinction import crystal_family, extinction_classes
-from .indexing import FREE_COLUMNS, LineFit, _new_axes, fit_lines, joined_lines, line_heights, near_weights, newton_step, up_to_last
+from .indexing import (FREE_COLUMNS, LineFit, _new_axes, fit_lines, joined_lines, line_heights, near_weights,
+                              newton_step, up_to_last)
 from .lattices import _FAMILIES
 from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CU_KA1, Q_MAX, Q_MIN, fast_compiled
 from .shaping import compiled
@@ -57,12 +58,17 @@ def known_crystals(
 )->KnownCrystals:
     "Keep the strongest lines of crystals."
     n = len(group); of = np.repeat(np.arange(n), np.diff(offset)); metric = np.asarray(metric, np.float16).astype(np.float32)
-    q2 = squared_q(hkl, metric[of]); sine2 = np.minimum(q2*(CU_KA1/2)**2, .999); inside = (q2 >= Q_MIN**2) & (q2 <= Q_MAX**2) & (abs(hkl).max(1, initial=0) <= _LARGEST)
-    root = np.sqrt(np.where(inside, strength*(1 + (1 - 2*sine2)**2)/(sine2*np.sqrt(1 - sine2)), 0)); top = np.zeros(n, root.dtype); np.maximum.at(top, of, root)
+    q2 = squared_q(hkl, metric[of]); sine2 = np.minimum(q2*(CU_KA1/2)**2, .999)
+    inside = (q2 >= Q_MIN**2) & (q2 <= Q_MAX**2) & (abs(hkl).max(1, initial=0) <= _LARGEST)
+    root = np.sqrt(np.where(inside, strength*(1 + (1 - 2*sine2)**2)/(sine2*np.sqrt(1 - sine2)), 0)); top = np.zeros(n, root.dtype)
+    np.maximum.at(top, of, root)
     step = np.rint(LEVELS*root/np.maximum(top[of], 1e-30)).astype(np.uint8); step[(step == 0) & (root > .02*top[of])] = 1
-    order = np.lexsort((-root, of)); rank = np.arange(len(of)) - np.asarray(offset)[of[order]]; kept = order[(rank < KEPT) & (step[order] > 0)]
-    kept = kept[np.lexsort((*hkl[kept].T[::-1], of[kept]))]; count = np.bincount(of[kept], minlength=n); place = np.arange(len(kept)) - np.repeat(np.cumsum(count) - KEPT, count[:n])
-    out, height = np.zeros((n, KEPT, 3), np.int8), np.zeros((n, KEPT), np.uint8); out[of[kept], place], height[of[kept], place] = hkl[kept], step[kept]
+    order = np.lexsort((-root, of)); rank = np.arange(len(of)) - np.asarray(offset)[of[order]]
+    kept = order[(rank < KEPT) & (step[order] > 0)]
+    kept = kept[np.lexsort((*hkl[kept].T[::-1], of[kept]))]; count = np.bincount(of[kept], minlength=n)
+    place = np.arange(len(kept)) - np.repeat(np.cumsum(count) - KEPT, count[:n])
+    out, height = np.zeros((n, KEPT, 3), np.int8), np.zeros((n, KEPT), np.uint8)
+    out[of[kept], place], height[of[kept], place] = hkl[kept], step[kept]
     return KnownCrystals(out, height, metric, np.asarray(group, np.uint8))
 
 # %% ../nbs/56_matching.ipynb #03193a35
@@ -79,9 +85,11 @@ def unpack_crystals(
 )->KnownCrystals:
     "The crystals of a block."
     raw = np.frombuffer(lzma.decompress(np.asarray(block, np.uint8).tobytes()), np.uint8)
-    if len(raw) != n*(4*KEPT + 13): raise ValueError(f'{len(raw)} bytes unpacked, and {n} crystals take {n*(4*KEPT + 13)}: give the number of crystals that were packed')
+    if len(raw) != n*(4*KEPT + 13):
+        raise ValueError(f'{len(raw)} bytes unpacked, and {n} crystals take {n*(4*KEPT + 13)}: give the number of crystals that were packed')
     hkl, height, metric, group = np.split(raw, np.cumsum([3*KEPT*n, KEPT*n, 12*n]))
-    return KnownCrystals(hkl.view(np.int8).reshape(n, KEPT, 3), height.reshape(n, KEPT), np.ascontiguousarray(metric.view(np.float16).reshape(6, n).T.astype(np.float32)), group)
+    return KnownCrystals(hkl.view(np.int8).reshape(n, KEPT, 3), height.reshape(n, KEPT),
+                         np.ascontiguousarray(metric.view(np.float16).reshape(6, n).T.astype(np.float32)), group)
 
 # %% ../nbs/56_matching.ipynb #b58535ad
 PEAKS = 48            # of a pattern
@@ -93,15 +101,21 @@ def pattern_peaks(
     array, # (3, 3072) on the network's axis
 )->tuple: # places (PEAKS,) in points of the axis, and roots of heights (PEAKS,), highest first; 0 where there are fewer peaks
     "The highest peaks of a pattern."
-    root, mask = np.asarray(array[0], float), np.asarray(array[-1]) > 0; below = root[root < 0]; noise = np.sqrt((below**4).mean()) if len(below) > 20 else 0.
-    y = np.convolve(np.where(mask, np.sign(root)*root*root, 0), _gauss(2. if noise else .8), 'same'); least = max(.003, 1.5*noise) if noise else 1e-4
-    at = np.flatnonzero((y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > least*y.max())) + 1; at = at[np.argsort(-y[at], kind='stable')][:PEAKS]
-    a, b, c = (np.log(np.maximum(y[at + i], 1e-9)) for i in (-1, 0, 1)); places, roots = np.zeros(PEAKS), np.zeros(PEAKS)
-    places[:len(at)] = at + np.clip((a - c)/(2*np.minimum(a - 2*b + c, -1e-12)), -.7, .7); roots[:len(at)] = np.sqrt(y[at]); return places, roots
+    root, mask = np.asarray(array[0], float), np.asarray(array[-1]) > 0; below = root[root < 0]
+    noise = np.sqrt((below**4).mean()) if len(below) > 20 else 0.
+    y = np.convolve(np.where(mask, np.sign(root)*root*root, 0), _gauss(2. if noise else .8), 'same')
+    least = max(.003, 1.5*noise) if noise else 1e-4
+    at = np.flatnonzero((y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > least*y.max())) + 1
+    at = at[np.argsort(-y[at], kind='stable')][:PEAKS]
+    a, b, c = (np.log(np.maximum(y[at + i], 1e-9)) for i in (-1, 0, 1))
+    places, roots = np.zeros(PEAKS), np.zeros(PEAKS)
+    places[:len(at)] = at + np.clip((a - c)/(2*np.minimum(a - 2*b + c, -1e-12)), -.7, .7)
+    roots[:len(at)] = np.sqrt(y[at]); return places, roots
 
 def _blurred(array):
     "The pattern at each width (4, 3072), every one of length 1"
-    y = np.maximum(np.asarray(array[0], float), 0)*(np.asarray(array[-1]) > 0); found = np.stack([np.convolve(y, _gauss(w), 'same') for w in BLURS])
+    y = np.maximum(np.asarray(array[0], float), 0)*(np.asarray(array[-1]) > 0)
+    found = np.stack([np.convolve(y, _gauss(w), 'same') for w in BLURS])
     return found/np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
 # %% ../nbs/56_matching.ipynb #ee5ca231
@@ -111,7 +125,9 @@ _FREE = np.array([6, *(len(FREE_COLUMNS[f]) for f in _FAMILIES[1:])]) # free num
 @fast_compiled
 def _family_of(group):
     "Number of the crystal family, 0 triclinic .. 5 cubic"
-    return 5 if group > _LAST[3] else (4 if group > 142 else (3 if group > _LAST[2] else (2 if group > _LAST[1] else (1 if group > _LAST[0] else 0))))
+    return (5 if group > _LAST[3]
+            else (4 if group > 142
+                  else (3 if group > _LAST[2] else (2 if group > _LAST[1] else (1 if group > _LAST[0] else 0)))))
 
 @fast_compiled
 def _free_numbers(group): return _FREE[_family_of(group)]
@@ -160,7 +176,8 @@ def _search(hkl, a, g, free, blurred, low, high, out):
     "Strain a metric until the lines meet the pattern; the best one goes into `out`"
     p, best, at = np.zeros(6), -1., 0.
     for s in range(-40, 41):
-        x = _REACH*s/40; p[:3] = x; _strained(g, p, free, out); v = _overlap(hkl, a, out, blurred[0], low, high) - _PRICE*x*x
+        x = _REACH*s/40; p[:3] = x; _strained(g, p, free, out)
+        v = _overlap(hkl, a, out, blurred[0], low, high) - _PRICE*x*x
         if v > best: best, at = v, x
     p[:3] = at; step = .008
     for y, least in zip(blurred, (.003, .0012, .0006)):
@@ -215,7 +232,8 @@ def _refine(hkl, a, g, free, places, roots, low, high, x):
         for i in range(len(places)):
             j = _partner(x, a, places[i], tolerance) if roots[i] > 0 else -1
             if j < 0: continue
-            h, k, l = float(hkl[j, 0]), float(hkl[j, 1]), float(hkl[j, 2]); q = math.exp(AXIS_START + AXIS_STEP*x[j]) - AXIS_OFFSET
+            h, k, l = float(hkl[j, 0]), float(hkl[j, 1]), float(hkl[j, 2])
+            q = math.exp(AXIS_START + AXIS_STEP*x[j]) - AXIS_OFFSET
             for n in range(free):
                 slope[n] = line_q2(ways[n], h, k, l)/(2*q*(q + AXIS_OFFSET)*AXIS_STEP)
             for n in range(free):
@@ -226,7 +244,8 @@ def _refine(hkl, a, g, free, places, roots, low, high, x):
     _lines_at(hkl, g, low, high, x)
 
 # %% ../nbs/56_matching.ipynb #29ac8da7
-EVIDENCE = 'unexplained', 'unexplained_widely', 'misfit', 'likeness', 'likeness_widely', 'likeness_finely', 'covered', 'lines', 'missing', 'size', 'proportions', 'angles', 'higher'
+EVIDENCE = ('unexplained', 'unexplained_widely', 'misfit', 'likeness', 'likeness_widely', 'likeness_finely', 'covered',
+            'lines', 'missing', 'size', 'proportions', 'angles', 'higher')
 
 @fast_compiled
 def _with_itself(x, a, least):
@@ -249,9 +268,11 @@ def _peaks_explained(x, a, places, roots, of_peaks, out):
         for j in range(len(x)):
             d = abs(x[j] - places[i]); near = min(near, d)
             if d < 3 and a[j] >= .05: both += roots[i]*a[j]*math.exp(-d*d/1.96)
-        total += roots[i]; fine += roots[i]*(1 - math.exp(-.5*(near/.35)**2)); wide += roots[i]*(1 - math.exp(-.5*(near/1.5)**2))
+        total += roots[i]; fine += roots[i]*(1 - math.exp(-.5*(near/.35)**2))
+        wide += roots[i]*(1 - math.exp(-.5*(near/1.5)**2))
         if near < 2.5: square += roots[i]*near*near; weight += roots[i]
-    out[0], out[1], out[2], out[3] = fine/total, wide/total, math.sqrt(square/weight + 1e-6), both/math.sqrt(of_peaks*_with_itself(x, a, .05))
+    out[0], out[1], out[2], out[3] = (fine/total, wide/total, math.sqrt(square/weight + 1e-6),
+                                      both/math.sqrt(of_peaks*_with_itself(x, a, .05)))
 
 # %% ../nbs/56_matching.ipynb #6aa0cf5d
 @fast_compiled
@@ -259,7 +280,8 @@ def _drawn_likeness(x, a, y, width):
     "Cosine between the drawn lines and a blurred pattern"
     drawn, met, own, theirs = np.zeros(len(y)), 0., 1e-12, 1e-12
     for i in range(len(x)):
-        for j in range(max(0, int(x[i] - 4*width)), min(len(y) - 1, int(x[i] + 4*width) + 1) + 1): drawn[j] += a[i]*a[i]*math.exp(-.5*((j - x[i])/width)**2)
+        for j in range(max(0, int(x[i] - 4*width)), min(len(y) - 1, int(x[i] + 4*width) + 1) + 1):
+            drawn[j] += a[i]*a[i]*math.exp(-.5*((j - x[i])/width)**2)
     for j in range(len(y)): d = math.sqrt(drawn[j]); met += d*y[j]; own += d*d; theirs += y[j]*y[j]
     return met/math.sqrt(own*theirs)
 
@@ -281,10 +303,13 @@ def _lines_explained(x, a, y, last, out):
 @fast_compiled
 def _cell_changed(g, o, free, out):
     "What became of the cell: size, proportions, angles, higher"
-    x, y, z = .5*math.log(o[0]/g[0]), .5*math.log(o[3]/g[3]), .5*math.log(o[5]/g[5]); mean = (x + y + z)/3; u, v, w = math.sqrt(o[0]*o[3]), math.sqrt(o[0]*o[5]), math.sqrt(o[3]*o[5])
+    x, y, z = .5*math.log(o[0]/g[0]), .5*math.log(o[3]/g[3]), .5*math.log(o[5]/g[5]); mean = (x + y + z)/3
+    u, v, w = math.sqrt(o[0]*o[3]), math.sqrt(o[0]*o[5]), math.sqrt(o[3]*o[5])
     out[9], out[10] = abs(mean), math.sqrt(((x - mean)**2 + (y - mean)**2 + (z - mean)**2)/3)
-    out[11] = math.sqrt((o[1]/u - g[1]/math.sqrt(g[0]*g[3]))**2 + (o[2]/v - g[2]/math.sqrt(g[0]*g[5]))**2 + (o[4]/w - g[4]/math.sqrt(g[3]*g[5]))**2)
-    out[12] = 1. if free == 1 else (max(abs(o[1])/u, abs(o[2])/v, abs(o[4])/w) if free > 3 else min(1., abs(math.log(o[0]/o[5]))))
+    out[11] = math.sqrt((o[1]/u - g[1]/math.sqrt(g[0]*g[3]))**2 + (o[2]/v - g[2]/math.sqrt(g[0]*g[5]))**2
+                        + (o[4]/w - g[4]/math.sqrt(g[3]*g[5]))**2)
+    out[12] = (1. if free == 1 else (max(abs(o[1])/u, abs(o[2])/v, abs(o[4])/w) if free > 3
+                                     else min(1., abs(math.log(o[0]/o[5])))))
     if free == 3: out[12] = min(out[12], abs(math.log(o[0]/o[3])), abs(math.log(o[3]/o[5])))
 
 # %% ../nbs/56_matching.ipynb #023f85d0
@@ -298,7 +323,8 @@ def _try_some(first, last, hkl, height, metric, group, candidates, blurred, plac
             lines, a, g, free, o, x = hkl[i, start:], height[i, start:]/LEVELS, metric[i].astype(np.float64), _free_numbers(group[i]), np.empty(6), np.empty(height.shape[1] - start)
             _search(lines, a, g, free, blurred[b], low[b], high[b], o); _refine(lines, a, o, free, places[b], roots[b], low[b], high[b], x)
             if o[0] <= 0 or o[3] <= 0 or o[5] <= 0: o[:] = g; _lines_at(lines, o, low[b], high[b], x)
-            _peaks_explained(x, a, places[b], roots[b], of_peaks, evidence[b, c]); evidence[b, c, 4], evidence[b, c, 5] = _drawn_likeness(x, a, blurred[b, 1], 4.2), _drawn_likeness(x, a, blurred[b, 2], 2.3)
+            _peaks_explained(x, a, places[b], roots[b], of_peaks, evidence[b, c])
+            evidence[b, c, 4], evidence[b, c, 5] = _drawn_likeness(x, a, blurred[b, 1], 4.2), _drawn_likeness(x, a, blurred[b, 2], 2.3)
             _lines_explained(x, a, blurred[b, 3], end, evidence[b, c]); _cell_changed(g, o, free, evidence[b, c]); cells[b, c] = o
 
 def try_crystals(
@@ -309,7 +335,8 @@ def try_crystals(
 )->tuple: # evidence (B, C, 13) as in EVIDENCE, and refined reciprocal metrics (B, C, 6), 1/square angstrom
     "Refine the cells of candidates against patterns, and gather the evidence."
     candidates, arrays = np.ascontiguousarray(candidates, np.int64), np.asarray(arrays); n, threads = len(arrays), threads or torch.get_num_threads()
-    if candidates.ndim != 2 or len(candidates) != n or arrays.shape[1:] != (3, AXIS_POINTS): raise ValueError(f'candidates {candidates.shape} for patterns {arrays.shape}: give (B, C) and (B, 3, {AXIS_POINTS})')
+    if candidates.ndim != 2 or len(candidates) != n or arrays.shape[1:] != (3, AXIS_POINTS):
+        raise ValueError(f'candidates {candidates.shape} for patterns {arrays.shape}: give (B, C) and (B, 3, {AXIS_POINTS})')
     evidence, cells = np.zeros((*candidates.shape, len(EVIDENCE))), np.zeros((*candidates.shape, 6))
     if not candidates.size: return evidence, cells
     with ThreadPoolExecutor(threads) as pool:
@@ -319,7 +346,9 @@ def try_crystals(
     return evidence, cells
 
 # %% ../nbs/56_matching.ipynb #7b8606f6
-JUDGED = (*(n + end for n in ('cosine', *EVIDENCE[:6]) for end in ('', ', short of the best', ', the best')), *EVIDENCE[6:], 'said', 'said of the likeliest', 'share of its group', *(f'{n} free numbers' for n in (6, 4, 3, 2, 1)))
+JUDGED = (*(n + end for n in ('cosine', *EVIDENCE[:6]) for end in ('', ', short of the best', ', the best')),
+          *EVIDENCE[6:], 'said', 'said of the likeliest', 'share of its group',
+          *(f'{n} free numbers' for n in (6, 4, 3, 2, 1)))
 
 def _compared(x, best): # (B, C) -> the value, what is missing to the best, the best
     b = (x.amax if best == 'high' else x.amin)(1, keepdim=True).expand_as(x); return x, x - b, b
@@ -331,29 +360,44 @@ def judged_by(
     evidence,  # (B, C, 13) from `try_crystals`
 )->torch.Tensor: # (B, C, 36) as in JUDGED, mostly logarithms
     "What the judge reads about each candidate."
-    e, log = dict(zip(EVIDENCE, evidence.float().unbind(-1))), lambda x, least: torch.log(x.clamp_min(0) + least); said = logits.log_softmax(1).gather(1, groups - 1)
+    e, log = dict(zip(EVIDENCE, evidence.float().unbind(-1))), lambda x, least: torch.log(x.clamp_min(0) + least)
+    said = logits.log_softmax(1).gather(1, groups - 1)
     found = [*_compared(20*cosines, 'high')]
-    for name, least in (('unexplained', .02), ('unexplained_widely', .005), ('misfit', .03)): found += _compared(log(e[name], least), 'low')
-    for name, least in (('likeness', .02), ('likeness_widely', .005), ('likeness_finely', .005)): found += _compared(log(1 - e[name], least), 'low')
-    found += [log(e['covered'], .003), log(e['lines'], 1.), log(e['missing'], .01), *(s*e[n].clamp(max=m) for n, s, m in (('size', 30, .1), ('proportions', 60, .1), ('angles', 30, .2))), log(e['higher'].clamp(max=1), 1e-4)]
-    share = torch.zeros(len(groups), 231, device=groups.device).scatter_add_(1, groups, torch.ones_like(cosines, dtype=torch.float)).gather(1, groups)/groups.shape[1]
+    for name, least in (('unexplained', .02), ('unexplained_widely', .005), ('misfit', .03)):
+        found += _compared(log(e[name], least), 'low')
+    for name, least in (('likeness', .02), ('likeness_widely', .005), ('likeness_finely', .005)):
+        found += _compared(log(1 - e[name], least), 'low')
+    found += [log(e['covered'], .003), log(e['lines'], 1.), log(e['missing'], .01),
+              *(s*e[n].clamp(max=m) for n, s, m in (('size', 30, .1), ('proportions', 60, .1), ('angles', 30, .2))),
+              log(e['higher'].clamp(max=1), 1e-4)]
+    share = torch.zeros(len(groups), 231,
+                        device=groups.device).scatter_add_(1, groups,
+                                                           torch.ones_like(cosines, dtype=torch.float)).gather(1,
+        groups)/groups.shape[1]
     found += [said, said.amax(1, keepdim=True).expand_as(said), log(share, .01)]
-    family = torch.bucketize(groups, torch.tensor(_LAST, device=groups.device)); return torch.cat([torch.stack(found, -1), F.one_hot(family, 5).float()], -1)
+    family = torch.bucketize(groups, torch.tensor(_LAST, device=groups.device))
+    return torch.cat([torch.stack(found, -1), F.one_hot(family, 5).float()], -1)
 
 # %% ../nbs/56_matching.ipynb #0d73d710
-_TRUST = [JUDGED.index(n) for n in ('cosine, the best', 'unexplained, the best', 'unexplained_widely, the best', 'likeness_widely, the best', 'share of its group')]
+_TRUST = [JUDGED.index(n) for n in ('cosine, the best', 'unexplained, the best', 'unexplained_widely, the best',
+                                    'likeness_widely, the best', 'share of its group')]
 
 class Judge(nn.Module):
     "A few thousand parameters that weigh the evidence."
     def __init__(self, hidden:int=32):
-        super().__init__(); n = len(JUDGED); self.register_buffer('middle', torch.zeros(n)); self.register_buffer('width', torch.ones(n))
-        self.weigh = nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Dropout(.1), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)); self.share = nn.Linear(len(_TRUST), 1)
+        super().__init__(); n = len(JUDGED); self.register_buffer('middle', torch.zeros(n))
+        self.register_buffer('width', torch.ones(n))
+        self.weigh = nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Dropout(.1), nn.Linear(hidden, hidden),
+                                   nn.ReLU(), nn.Linear(hidden, 1))
+        self.share = nn.Linear(len(_TRUST), 1)
     def scaled(self, x): return ((x - self.middle)/self.width).clamp(-6, 6) # of `judged_by`, all on one scale
     def weights(self, x): return self.weigh(x)[..., 0].float().softmax(1) # of the candidates (B, C), from `scaled`
     def answer(self, x, logits, groups): # log-probabilities (B, 230), from `scaled`
-        share = torch.sigmoid(self.share(x[:, 0, _TRUST]).float()); trial = torch.zeros_like(logits, dtype=torch.float).scatter_add_(1, groups - 1, self.weights(x))
+        share = torch.sigmoid(self.share(x[:, 0, _TRUST]).float())
+        trial = torch.zeros_like(logits, dtype=torch.float).scatter_add_(1, groups - 1, self.weights(x))
         return ((1 - share)*logits.float().softmax(1) + share*trial).clamp_min(1e-9).log()
-    def forward(self, logits, cosines, groups, evidence): return self.answer(self.scaled(judged_by(logits, cosines, groups, evidence)), logits, groups)
+    def forward(self, logits, cosines, groups, evidence):
+        return self.answer(self.scaled(judged_by(logits, cosines, groups, evidence)), logits, groups)
 
 # %% ../nbs/56_matching.ipynb #c328712b
 def train_judge(
@@ -417,7 +461,8 @@ def _within_sphere(family, g, low, q, hkl, length):
 @compiled
 def _reflections(family, g, low, high, most):
     "The first `most` reflections (m, 3) of a lattice between two q, their q in ascending order, and whether these are all"
-    hkl, length, n = np.empty((4*most + 200, 3), np.int64), np.empty(4*most + 200), -1; q = min(high, (1.4*most*math.sqrt(_determinant(g))/_PER_VOLUME[family])**(1/3))
+    hkl, length, n = np.empty((4*most + 200, 3), np.int64), np.empty(4*most + 200), -1
+    q = min(high, (1.4*most*math.sqrt(_determinant(g))/_PER_VOLUME[family])**(1/3))
     while n < 0:
         n = _within_sphere(family, g, low, q, hkl, length)
         if n < 0: q *= .8
@@ -429,9 +474,11 @@ _PER_SIGMA = math.sqrt(8*math.log(2)) # full width at half maximum of a Gaussian
 @compiled
 def _lines_seen(q, width):
     "Place, and standard deviation in points of the axis, of lines at q of a full width in degrees; and which of them is the first of those that lie together"
-    place, sigma, line, first, n = np.empty(len(q)), np.empty(len(q)), np.empty(len(q), np.int64), np.empty(len(q), np.int64), 0
+    place, sigma, line, first, n = (np.empty(len(q)), np.empty(len(q)), np.empty(len(q), np.int64),
+                                    np.empty(len(q), np.int64), 0)
     for i in range(len(q)):
-        place[i] = (math.log(q[i] + AXIS_OFFSET) - AXIS_START)/AXIS_STEP; cosine = math.sqrt(max(1e-3, 1 - (.5*CU_KA1*q[i])**2))
+        place[i] = (math.log(q[i] + AXIS_OFFSET) - AXIS_START)/AXIS_STEP
+        cosine = math.sqrt(max(1e-3, 1 - (.5*CU_KA1*q[i])**2))
         sigma[i] = max(2., math.radians(width)*cosine/(CU_KA1*(q[i] + AXIS_OFFSET)*AXIS_STEP))/_PER_SIGMA
         if n == 0 or place[i] - place[first[n - 1]] >= .01: first[n] = i; n += 1
         line[i] = n - 1
@@ -456,11 +503,13 @@ class Explained(NamedTuple):
 @compiled
 def _explained_by(y, weight, family, g, width, low, high, most, ridge):
     "What the first `most` reflections of a lattice make of a pattern"
-    hkl, q, whole = _reflections(family, g, low, high, most); place, sigma, line, rows = _lines_seen(q, width); last = len(y) - 1
+    hkl, q, whole = _reflections(family, g, low, high, most); place, sigma, line, rows = _lines_seen(q, width)
+    last = len(y) - 1
     while last > 0 and weight[last] == 0.: last -= 1
     if len(place) == 0: place, sigma = np.array([-100.]), np.ones(1)
     elif not whole: weight, end = up_to_last(weight, place, sigma, 4.); last = min(last, end)
-    return Explained(hkl, q, line, rows, place, sigma, weight, last, fit_lines(y, weight, place, sigma, _ENDS, True, ridge))
+    return Explained(hkl, q, line, rows, place, sigma, weight, last,
+                     fit_lines(y, weight, place, sigma, _ENDS, True, ridge))
 
 # %% ../nbs/56_matching.ipynb #f1fe2af4
 @compiled
@@ -469,7 +518,8 @@ def _slopes(e, ways):
     found = np.empty((len(e.rows), len(ways)))
     for i in range(len(e.rows)):
         h, k, l = e.hkl[e.rows[i]]; q = e.q[e.rows[i]]
-        for j in range(len(ways)): found[i, j] = line_q2(ways[j], float(h), float(k), float(l))/(2*q*(q + AXIS_OFFSET)*AXIS_STEP)
+        for j in range(len(ways)):
+            found[i, j] = line_q2(ways[j], float(h), float(k), float(l))/(2*q*(q + AXIS_OFFSET)*AXIS_STEP)
     return found
 
 @compiled
@@ -479,7 +529,8 @@ def _settled(y, weight, family, start, width, low, high, most, rounds):
     for turn in range(rounds):
         e = _explained_by(y, weight, family, g, width, low, high, most, 1e-4)
         if len(e.rows) <= n: return g, False
-        _directions(g, n, ways); change = newton_step(e.fit, e.place, e.sigma, _slopes(e, ways[:n])); large = np.abs(change).max()
+        _directions(g, n, ways); change = newton_step(e.fit, e.place, e.sigma, _slopes(e, ways[:n]))
+        large = np.abs(change).max()
         if not large < 1e9: return g, False
         for k in range(n): g += min(1., 2e-3/max(large, 1e-12))*change[k]*ways[k]
         if not _is_cell(g): return g, False
@@ -487,14 +538,18 @@ def _settled(y, weight, family, start, width, low, high, most, rounds):
     return g, True
 
 # %% ../nbs/56_matching.ipynb #00d2d612
-_STEPS = np.array([[.7, .8, .9, 1.1, 1.25, 1.45], [.92, .95, .98, 1.02, 1.05, 1.08], [.985, .99, .995, 1.005, 1.01, 1.015]]) # of the width
+# of the width
+_STEPS = np.array([[.7, .8, .9, 1.1, 1.25, 1.45], [.92, .95, .98, 1.02, 1.05, 1.08],
+                   [.985, .99, .995, 1.005, 1.01, 1.015]])
 
 @compiled
 def _quality(y, e):
     "Share of points missed, share of intensity left, lines, share of the axis that they reach, mean square of the rest"
     off, left, total, square, n = 0., 0., 1e-12, 0., 0
     for j in range(e.last):
-        if e.weight[j] > 0: rest = e.fit.rest[j]; n += 1; off += abs(rest) > .02; left += abs(rest)/e.weight[j]; total += max(0., y[j]); square += rest**2
+        if e.weight[j] > 0:
+            rest = e.fit.rest[j]; n += 1; off += abs(rest) > .02; left += abs(rest)/e.weight[j]; total += max(0., y[j])
+            square += rest**2
     return np.array([off/max(1, n), min(1., left/total), float(len(e.rows)), e.last/len(y), square/max(1, n)])
 
 @compiled
@@ -517,8 +572,10 @@ def _narrowed(y, weight, family, g, width, low, high, most):
 @compiled
 def _heights_read(y, weight, family, g, width, low, high, most):
     "Reflections, line of each; place, height and error of every line; quality"
-    e = _explained_by(y, weight, family, g, width, low, high, most, 1e-6); heights, errors = line_heights(e.fit, e.weight, e.place, e.last)
-    at, place, heights, errors = joined_lines(e.place, heights, errors, .06); return e.hkl, at[e.line], place, heights, errors, _quality(y, e)
+    e = _explained_by(y, weight, family, g, width, low, high, most, 1e-6)
+    heights, errors = line_heights(e.fit, e.weight, e.place, e.last)
+    at, place, heights, errors = joined_lines(e.place, heights, errors, .06)
+    return e.hkl, at[e.line], place, heights, errors, _quality(y, e)
 
 # %% ../nbs/56_matching.ipynb #ced3788a
 @compiled
@@ -560,7 +617,8 @@ _FAR = .15 # greatest change of a line's q, ln
 @compiled
 def _guessed(hkl, a, start, family, peaks, roots, y, most, sets, cells, scores):
     "Metrics that give the strong lines of a crystal to peaks, kept by the cosine between its lines and a blurred pattern"
-    n = _FREE[family]; forms, ways, length, g = np.empty((len(a), n)), np.zeros((6, 6)), np.empty(len(a)), np.empty(6); _directions(start, n, ways)
+    n = _FREE[family]; forms, ways, length, g = np.empty((len(a), n)), np.zeros((6, 6)), np.empty(len(a)), np.empty(6)
+    _directions(start, n, ways)
     for i in range(len(a)):
         h, k, l = float(hkl[i, 0]), float(hkl[i, 1]), float(hkl[i, 2]); length[i] = line_q2(start, h, k, l)
         for j in range(n): forms[i, j] = line_q2(ways[j], h, k, l)
@@ -568,7 +626,9 @@ def _guessed(hkl, a, start, family, peaks, roots, y, most, sets, cells, scores):
     for skip in range(sets):
         rows = _basis(forms, order, skip)
         if len(rows) < n: return
-        for j in range(n): some = _peaks_near(math.sqrt(length[rows[j]]), peaks, roots, _FAR, most); count[j] = len(some); near[j, :len(some)] = some
+        for j in range(n):
+            some = _peaks_near(math.sqrt(length[rows[j]]), peaks, roots, _FAR, most); count[j] = len(some)
+            near[j, :len(some)] = some
         if abs(np.linalg.det(forms[rows])) < 1e-30: continue
         solve = np.linalg.inv(forms[rows])
         for guess in range(count.prod()):
@@ -591,12 +651,17 @@ _ALIKE = .015 # greatest relative difference of reciprocal squares
 def _higher(family, g, cells, families):
     "Fill in metrics of higher symmetry that are near; returns how many"
     n = 0; cells[:] = 0.
-    if family == 1 and abs(g[oblique_element(g)]) < .01*math.sqrt(g[0]*g[5]): cells[n, 0], cells[n, 3], cells[n, 5] = g[0], g[3], g[5]; families[n] = 2; n += 1
-    if family == 3 and abs(g[0]/g[5] - 1) < _ALIKE: cells[n, 0] = cells[n, 3] = cells[n, 5] = g[0]; families[n] = 5; n += 1
+    if family == 1 and abs(g[oblique_element(g)]) < .01*math.sqrt(g[0]*g[5]):
+        cells[n, 0], cells[n, 3], cells[n, 5] = g[0], g[3], g[5]; families[n] = 2; n += 1
+    if family == 3 and abs(g[0]/g[5] - 1) < _ALIKE:
+        cells[n, 0] = cells[n, 3] = cells[n, 5] = g[0]; families[n] = 5; n += 1
     for i, j, k in ((0, 3, 5), (0, 5, 3), (3, 5, 0)):
-        if family == 2 and abs(g[i]/g[j] - 1) < _ALIKE: cells[n, 0] = cells[n, 3] = (g[i] + g[j])/2; cells[n, 5] = g[k]; families[n] = 3; n += 1
+        if family == 2 and abs(g[i]/g[j] - 1) < _ALIKE:
+            cells[n, 0] = cells[n, 3] = (g[i] + g[j])/2; cells[n, 5] = g[k]; families[n] = 3; n += 1
         for a, b in ((i, j), (j, i)):
-            if family == 2 and abs(g[a]/g[b]/3 - 1) < _ALIKE: cells[n, 0] = cells[n, 3] = 2*(g[a]/3 + g[b]); cells[n, 1] = cells[n, 0]/2; cells[n, 5] = g[k]; families[n] = 4; n += 1
+            if family == 2 and abs(g[a]/g[b]/3 - 1) < _ALIKE:
+                cells[n, 0] = cells[n, 3] = 2*(g[a]/3 + g[b]); cells[n, 1] = cells[n, 0]/2; cells[n, 5] = g[k]
+                families[n] = 4; n += 1
     return n
 
 # %% ../nbs/56_matching.ipynb #ce1f23e3
@@ -611,8 +676,11 @@ def _allowed_reflections():
     "For each family, which reflections each class allows: h, k, l (h from -_BOUND for monoclinic ones), classes"
     def table(family):
         if family == 0: return np.ones((1, 1, 1, 1), bool)
-        up = np.arange(_BOUND + 1); hkl = np.stack(np.meshgrid(np.arange(-_BOUND, _BOUND + 1) if family == 1 else up, up, up, indexing='ij'), -1); flat = np.ascontiguousarray(hkl.reshape(-1, 3), np.int32)
-        return np.ascontiguousarray(np.stack([~np.asarray(gemmi.get_spacegroup_reference_setting(int(c[0])).operations().systematic_absences(flat)) for c in _FAMILY_CLASSES[family]], -1).reshape(*hkl.shape[:3], -1))
+        up = np.arange(_BOUND + 1)
+        hkl = np.stack(np.meshgrid(np.arange(-_BOUND, _BOUND + 1) if family == 1 else up, up, up, indexing='ij'), -1)
+        flat = np.ascontiguousarray(hkl.reshape(-1, 3), np.int32)
+        return np.ascontiguousarray(np.stack([~np.asarray(gemmi.get_spacegroup_reference_setting(int(c[0])).operations().systematic_absences(flat))
+                                              for c in _FAMILY_CLASSES[family]], -1).reshape(*hkl.shape[:3], -1))
     return tuple(map(table, range(6)))
 
 # %% ../nbs/56_matching.ipynb #d1e0f32c
@@ -663,7 +731,8 @@ def _proposed(hkl, height, metric, group, rows, evidence, refined, peaks, roots,
         if family == 0 and c >= _OBLIQUE: continue
         first = 0
         while first < height.shape[1] - 1 and height[i, first] == 0: first += 1
-        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y, _PEAKS[min(family, 1)], _SETS[min(family, 1)], cells[family, _TRIED:], scores[family, _TRIED:])
+        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y, _PEAKS[min(family, 1)],
+                 _SETS[min(family, 1)], cells[family, _TRIED:], scores[family, _TRIED:])
 
 @compiled
 def _with_higher(cells, scores):
@@ -700,7 +769,8 @@ def _best_lattices(y, weight, found, families, width, low, high):
         if cost < least: least, at, left = cost, i, q[1]; best[:] = g
     if at >= 0 and left > .002: # its lines are not yet those of the pattern
         for turn in range(2):
-            width = _narrowed(y, weight, families[at], best, width, low, high, _FIRST); g, well = _settled(y, weight, families[at], best, width, low, high, _FIRST, 4)
+            width = _narrowed(y, weight, families[at], best, width, low, high, _FIRST)
+            g, well = _settled(y, weight, families[at], best, width, low, high, _FIRST, 4)
             if well: best[:] = g
     return width, cells, scores
 
@@ -715,7 +785,9 @@ def _lattices_read(y, weight, cells, scores, width, low, high, tables, turns, fa
             for j in range(n): well = well and not (families[j] == family and np.abs(metrics[j] - g).max() < 1e-4*g[0])
             if not well: continue
             hkl, line, place, heights, errors, q = _heights_read(y, weight, family, g, width, low, high, _ALL); first = _CLASS_START[family]
-            _against(family, tables[family], turns[family], hkl, line, _lines_judged(place, heights, errors), against[n, :, first:_CLASS_START[family + 1]]); families[n] = family; metrics[n] = g; quality[n] = q; n += 1
+            _against(family, tables[family], turns[family], hkl, line, _lines_judged(place, heights, errors),
+                     against[n, :, first:_CLASS_START[family + 1]])
+            families[n] = family; metrics[n] = g; quality[n] = q; n += 1
 
 # %% ../nbs/56_matching.ipynb #65a3a0e8
 class Lattices(NamedTuple):
@@ -727,8 +799,11 @@ class Lattices(NamedTuple):
 
 def _first_width(y):
     "Full width of the sharpest peaks, degrees"
-    at = np.flatnonzero((y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > .003)) + 1; at = at[(at > 3) & (at < len(y) - 4)]
-    bend = 2*np.log(y[at]) - np.log(np.maximum(y[at - 1], 1e-9)) - np.log(np.maximum(y[at + 1], 1e-9)); at, bend = at[bend > 1e-4], bend[bend > 1e-4]; points = _PER_SIGMA/np.sqrt(bend); cosine = np.sqrt(1 - (.5*CU_KA1*AXIS[at])**2)
+    at = np.flatnonzero((y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > .003)) + 1
+    at = at[(at > 3) & (at < len(y) - 4)]
+    bend = 2*np.log(y[at]) - np.log(np.maximum(y[at - 1], 1e-9)) - np.log(np.maximum(y[at + 1], 1e-9))
+    at, bend = at[bend > 1e-4], bend[bend > 1e-4]; points = _PER_SIGMA/np.sqrt(bend)
+    cosine = np.sqrt(1 - (.5*CU_KA1*AXIS[at])**2)
     found = np.degrees(points*(AXIS[at] + AXIS_OFFSET)*AXIS_STEP*CU_KA1/cosine); clear = points > 2.05
     return float(np.quantile(found[clear] if clear.sum() > 3 else found, .1)) if len(at) > 2 else .1
 
@@ -747,15 +822,25 @@ def try_lattices(
     threads:int=None, # default: as many as PyTorch uses
 )->Lattices:
     "Refine the lattices that crystals propose on whole patterns, and hold what stands on their lines against the extinction classes."
-    candidates, evidence, cells, arrays = np.ascontiguousarray(candidates, np.int64), np.asarray(evidence, float), np.asarray(cells, float), np.asarray(arrays); n = len(arrays)
-    if candidates.shape != cells.shape[:2] or candidates.shape != evidence.shape[:2] or len(candidates) != n: raise ValueError(f'candidates {candidates.shape}, evidence {evidence.shape}, cells {cells.shape} for patterns {arrays.shape}: give what try_crystals gave for these patterns')
-    out = Lattices(np.full((n, LATTICES), -1), np.zeros((n, LATTICES, 5)), np.zeros((n, LATTICES, 6)), np.zeros((n, LATTICES, 3, len(CLASSES)), np.float32)); tables = _allowed_reflections()
+    candidates, evidence, cells, arrays = (np.ascontiguousarray(candidates, np.int64), np.asarray(evidence, float),
+                                           np.asarray(cells, float), np.asarray(arrays))
+    n = len(arrays)
+    if candidates.shape != cells.shape[:2] or candidates.shape != evidence.shape[:2] or len(candidates) != n:
+        raise ValueError(f'candidates {candidates.shape}, evidence {evidence.shape}, cells {cells.shape} for patterns {arrays.shape}: give what try_crystals gave for these patterns')
+    out = Lattices(np.full((n, LATTICES), -1), np.zeros((n, LATTICES, 5)), np.zeros((n, LATTICES, 6)),
+                   np.zeros((n, LATTICES, 3, len(CLASSES)), np.float32))
+    tables = _allowed_reflections()
     def one(b):
         if not is_exact(arrays[b]): return
-        y, measured = np.maximum(arrays[b, 0].astype(float), 0)**2, np.flatnonzero(arrays[b, -1] > 0); low, high = AXIS[measured[0]], AXIS[measured[-1]]; places, roots = pattern_peaks(arrays[b]); proposals, scores = np.zeros((6, 2*_TRIED, 6)), np.full((6, 2*_TRIED), -1e9)
-        _proposed(known.hkl, known.height, known.metric, known.group, candidates[b], evidence[b], cells[b], np.exp(AXIS_START + AXIS_STEP*places) - AXIS_OFFSET, roots, _blurred(arrays[b])[2], proposals, scores)
-        weight = near_weights(y, _NEAR, measured[-1]); width, *best = _best_lattices(y, weight, *_with_higher(proposals, scores), _first_width(y), low, high)
-        _lattices_read(y, weight, *best, width, low, high, tables, _TURNS, out.family[b], out.metric[b], out.quality[b], out.against[b])
+        y, measured = np.maximum(arrays[b, 0].astype(float), 0)**2, np.flatnonzero(arrays[b, -1] > 0)
+        low, high = AXIS[measured[0]], AXIS[measured[-1]]; places, roots = pattern_peaks(arrays[b])
+        proposals, scores = np.zeros((6, 2*_TRIED, 6)), np.full((6, 2*_TRIED), -1e9)
+        _proposed(known.hkl, known.height, known.metric, known.group, candidates[b], evidence[b], cells[b],
+                  np.exp(AXIS_START + AXIS_STEP*places) - AXIS_OFFSET, roots, _blurred(arrays[b])[2], proposals, scores)
+        weight = near_weights(y, _NEAR, measured[-1])
+        width, *best = _best_lattices(y, weight, *_with_higher(proposals, scores), _first_width(y), low, high)
+        _lattices_read(y, weight, *best, width, low, high, tables, _TURNS, out.family[b], out.metric[b], out.quality[b],
+                       out.against[b])
     with ThreadPoolExecutor(threads or torch.get_num_threads()) as pool: list(pool.map(one, range(n)))
     return out
 
@@ -766,15 +851,29 @@ _CLASS_OF = np.array([next(i for i, c in enumerate(CLASSES) if g in c) for g in 
 class LatticeJudge(nn.Module):
     "A few hundred parameters that weigh lattices."
     def __init__(self, hidden:int=16):
-        super().__init__(); self.trust, self.nothing, self.weights = nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((6,), -4.)), nn.Parameter(torch.tensor([-3., -2., -4., -1., -1., -3.]))
-        self.worth = nn.Sequential(nn.Linear(21, hidden), nn.Tanh(), nn.Linear(hidden, 1)); self.register_buffer('middle', torch.tensor([-3., -4., 4.5, 5., .8])); self.register_buffer('width', torch.tensor([2.5, 2.5, 1., 1., .3]))
-        self.register_buffer('family', torch.from_numpy(CLASS_FAMILY), persistent=False); self.register_buffer('classes', torch.from_numpy(_CLASS_OF), persistent=False)
-    def read(self, family, quality, volume): # (B, K, 21) from families (B, K), quality (B, K, 5) and volume (B, K) in cubic angstrom
-        x = torch.stack([(quality[..., 0] + 1e-3).log(), (quality[..., 1] + 1e-4).log(), (quality[..., 2] + 1).log(), volume.clamp(1., 1e5).log(), quality[..., 3]], -1); x = (x - self.middle)/self.width
-        best = torch.where((family >= 0)[..., None], x, torch.tensor(1e3)).amin(1, keepdim=True).clamp_max(9).expand_as(x); return torch.cat([x, x - best, best, F.one_hot(family.clamp_min(0), 6).float()], -1)
-    def forward(self, answers, family, quality, volume, against): # (B, 230) log-probabilities, and lattices; log-probabilities (B, 230)
-        w, e = self.weights.exp(), against.float(); cost = torch.einsum('bkec,e->bkc', e, w[:3]) + torch.einsum('bkec,e->bkc', e.log1p(), w[3:])
-        each = torch.where(family[..., None] == self.family, 4*self.worth(self.read(family, quality, volume)) - cost, torch.tensor(-1e4)); nothing = self.nothing[self.family].expand(len(e), 1, -1)
+        super().__init__()
+        self.trust, self.nothing, self.weights = (nn.Parameter(torch.zeros(())), nn.Parameter(torch.full((6,), -4.)),
+                                                  nn.Parameter(torch.tensor([-3., -2., -4., -1., -1., -3.])))
+        self.worth = nn.Sequential(nn.Linear(21, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+        self.register_buffer('middle', torch.tensor([-3., -4., 4.5, 5., .8]))
+        self.register_buffer('width', torch.tensor([2.5, 2.5, 1., 1., .3]))
+        self.register_buffer('family', torch.from_numpy(CLASS_FAMILY), persistent=False)
+        self.register_buffer('classes', torch.from_numpy(_CLASS_OF), persistent=False)
+    # (B, K, 21) from families (B, K), quality (B, K, 5) and volume (B, K) in cubic angstrom
+    def read(self, family, quality, volume):
+        x = torch.stack([(quality[..., 0] + 1e-3).log(), (quality[..., 1] + 1e-4).log(), (quality[..., 2] + 1).log(),
+                         volume.clamp(1., 1e5).log(), quality[..., 3]], -1)
+        x = (x - self.middle)/self.width
+        best = torch.where((family >= 0)[..., None], x,
+                           torch.tensor(1e3)).amin(1, keepdim=True).clamp_max(9).expand_as(x)
+        return torch.cat([x, x - best, best, F.one_hot(family.clamp_min(0), 6).float()], -1)
+    # (B, 230) log-probabilities, and lattices; log-probabilities (B, 230)
+    def forward(self, answers, family, quality, volume, against):
+        w, e = self.weights.exp(), against.float()
+        cost = torch.einsum('bkec,e->bkc', e, w[:3]) + torch.einsum('bkec,e->bkc', e.log1p(), w[3:])
+        each = torch.where(family[..., None] == self.family, 4*self.worth(self.read(family, quality, volume)) - cost,
+                           torch.tensor(-1e4))
+        nothing = self.nothing[self.family].expand(len(e), 1, -1)
         said = (self.trust.exp()*answers + torch.cat([each, nothing], 1).logsumexp(1)[:, self.classes]).log_softmax(1)
         return torch.where((family >= 0).any(1, keepdim=True), said, answers)
 
@@ -783,8 +882,11 @@ def lattice_tensors(
     found:Lattices,
 )->tuple: # families (B, K), quality (B, K, 5), volume (B, K), against (B, K, 3, 97)
     "What a `LatticeJudge` reads, beside answers."
-    g = found.metric; volume = 1/np.sqrt(np.maximum(np.linalg.det(np.stack([g[..., [0, 1, 2]], g[..., [1, 3, 4]], g[..., [2, 4, 5]]], -2)), 1e-10))
-    return torch.from_numpy(found.family), torch.from_numpy(found.quality).float(), torch.from_numpy(volume).float(), torch.from_numpy(found.against)
+    g = found.metric
+    volume = 1/np.sqrt(np.maximum(np.linalg.det(np.stack([g[..., [0, 1, 2]], g[..., [1, 3, 4]], g[..., [2, 4, 5]]],
+                                                         -2)), 1e-10))
+    return (torch.from_numpy(found.family), torch.from_numpy(found.quality).float(), torch.from_numpy(volume).float(),
+            torch.from_numpy(found.against))
 
 def train_lattice_judge(
     answers,          # (n, 230) log-probabilities by judges of crystals that did not learn from these patterns
@@ -795,8 +897,12 @@ def train_lattice_judge(
 )->LatticeJudge:
     "Weigh lattices so that right groups become most probable."
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed); judge = LatticeJudge(); opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=1e-2); plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*-(-len(target)//batch))
+        torch.manual_seed(seed); judge = LatticeJudge()
+        opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=1e-2)
+        plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*-(-len(target)//batch))
         for _ in range(epochs):
             for i in torch.randperm(len(target)).split(batch):
-                loss = -judge(*(t[i] for t in (answers, family, quality, volume, against))).gather(1, target[i, None]).clamp_min(-10.).mean(); opt.zero_grad(); loss.backward(); opt.step(); plan.step()
+                loss = -judge(*(t[i] for t in (answers, family, quality, volume, against))).gather(1,
+                    target[i, None]).clamp_min(-10.).mean()
+                opt.zero_grad(); loss.backward(); opt.step(); plan.step()
     return judge.eval().requires_grad_(False)

@@ -16,8 +16,9 @@ from scipy.ndimage import median_filter
 from .powder import AXIS, PowderError, PowderPattern
 
 # %% ../nbs/54_measured.ipynb #8d487907
-K_ALPHA = {'Cr': (2.289726, 2.293651), 'Mn': (2.101854, 2.105822), 'Fe': (1.936041, 1.939973), 'Co': (1.788996, 1.792835),
-           'Ni': (1.657930, 1.661756), 'Cu': (1.540593, 1.544427), 'Mo': (0.709317, 0.713607), 'Ag': (0.559422, 0.563813)}
+K_ALPHA = {'Cr': (2.289726, 2.293651), 'Mn': (2.101854, 2.105822), 'Fe': (1.936041, 1.939973),
+           'Co': (1.788996, 1.792835), 'Ni': (1.657930, 1.661756), 'Cu': (1.540593, 1.544427),
+           'Mo': (0.709317, 0.713607), 'Ag': (0.559422, 0.563813)}
 
 def anode(
     name:str # of the anode, alone or with its line: 'Cu', 'CuKa', 'Mo Kα1', 'co-ka2'
@@ -39,7 +40,8 @@ def wavelength_angstrom(
         raise PowderError(f'wavelength {value!r} is no length; give a positive number in angstrom')
     number, unit = float(found[1].replace(',', '.')), (found[2] or '').lower()
     number = 10*number if unit == 'nm' else 12.398420/max(number, 1e-9) if unit == 'kev' else number
-    if not .05 <= number <= 6: raise PowderError(f'wavelength {value!r} is {number:g} angstrom, outside 0.05 to 6; give it in angstrom (Cu K-alpha1 is 1.540593)')
+    if not .05 <= number <= 6:
+        raise PowderError(f'wavelength {value!r} is {number:g} angstrom, outside 0.05 to 6; give it in angstrom (Cu K-alpha1 is 1.540593)')
     return number
 
 # %% ../nbs/54_measured.ipynb #1520e9d9
@@ -58,17 +60,25 @@ def _sorted(x, y):
 def _refuse(x, y):
     "Raise a `PowderError` if `x` (degrees) and `y` cannot be a powder pattern"
     span = f'the first column runs from {x.min():g} to {x.max():g}' if len(x) else ''
-    if not len(x): raise PowderError('no point with a positive angle and a finite intensity; give 2theta in degrees and counts, a pair a line')
-    if x.max() >= 180: raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to 2theta, or name the column q_A^-1 or d_A')
+    if not len(x):
+        raise PowderError('no point with a positive angle and a finite intensity; give 2theta in degrees and counts, a pair a line')
+    if x.max() >= 180:
+        raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to 2theta, or name the column q_A^-1 or d_A')
     if x.max() <= np.pi and len(x) > 20:
         raise PowderError(f'{span}: too small for 2theta in degrees (radians, or q?); multiply radians by 57.2958, or name the column q_A^-1 (2 pi/d) or d_A')
     different = len(np.unique(x))
-    if different < len(x)/2: raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas between columns? separate the columns by semicolons or tabs')
-    if abs(y).max() > 1e15: raise PowderError(f'intensities of up to {abs(y).max():g} are no counts; give the measured intensity')
-    if y.max() <= 0: raise PowderError('all intensities are zero or negative; give the measured counts, not a difference')
-    if np.ptp(y) == 0: raise PowderError(f'the intensity is {y[0]:g} at every angle; give the column that holds the counts')
-    if (y < 0).mean() > .4: raise PowderError(f'{(y < 0).mean():.0%} of the intensities are negative; give the measured counts, not a difference or a logarithm')
-    if different < 200: raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use `msdn extinction check`)')
+    if different < len(x)/2:
+        raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas between columns? separate the columns by semicolons or tabs')
+    if abs(y).max() > 1e15:
+        raise PowderError(f'intensities of up to {abs(y).max():g} are no counts; give the measured intensity')
+    if y.max() <= 0:
+        raise PowderError('all intensities are zero or negative; give the measured counts, not a difference')
+    if np.ptp(y) == 0:
+        raise PowderError(f'the intensity is {y[0]:g} at every angle; give the column that holds the counts')
+    if (y < 0).mean() > .4:
+        raise PowderError(f'{(y < 0).mean():.0%} of the intensities are negative; give the measured counts, not a difference or a logarithm')
+    if different < 200:
+        raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use `msdn extinction check`)')
     if np.ptp(x) < 5: raise PowderError(f'{span}, less than 5 degrees; give the whole scan')
 
 # %% ../nbs/54_measured.ipynb #f3a94316
@@ -81,11 +91,14 @@ def tidy_powder(
 )->PowderPattern:
     "A pattern from plain numbers: sorted, without repetitions or gaps in the numbers, with a note about each change; or a `PowderError`"
     try: x, y = (np.array(v, dtype=np.float64).ravel() for v in (two_theta, intensity))
-    except (TypeError, ValueError) as e: raise PowderError('2theta and intensity must be numbers; give two arrays of one length') from e
+    except (TypeError, ValueError) as e:
+        raise PowderError('2theta and intensity must be numbers; give two arrays of one length') from e
     if len(x) != len(y): raise PowderError(f'{len(x)} angles and {len(y)} intensities; give as many of each')
     finite = np.isfinite(x) & np.isfinite(y)
     used = finite & (np.where(finite, x, 0) > 0)
-    notes = [*notes, *(f'points left out, {what}: {n}' for n, what in (((~finite).sum(), 'without a number'), ((finite & ~used).sum(), 'at or below zero angle')) if n)]
+    notes = [*notes,
+             *(f'points left out, {what}: {n}' for n, what in (((~finite).sum(), 'without a number'),
+        ((finite & ~used).sum(), 'at or below zero angle')) if n)]
     x, y = x[used], y[used]
     _refuse(x, y)
     x, y, changed = _sorted(x, y)
@@ -109,7 +122,8 @@ def _read_bytes(path):
     "The contents of a file, unpacked if it is gzipped"
     if not path.exists(): raise PowderError('no such file; give the path of a powder pattern')
     if not path.is_file(): raise PowderError('this is not a file; give the path of a powder pattern')
-    if path.stat().st_size > SIZE_LIMIT: raise PowderError(f'{path.stat().st_size/1e6:.0f} MB are too large for a powder pattern; export the integrated pattern as two columns')
+    if path.stat().st_size > SIZE_LIMIT:
+        raise PowderError(f'{path.stat().st_size/1e6:.0f} MB are too large for a powder pattern; export the integrated pattern as two columns')
     data = path.read_bytes()
     if data[:2] == b'\x1f\x8b':
         with gzip.open(io.BytesIO(data)) as f: data = f.read(SIZE_LIMIT + 1)
@@ -138,7 +152,8 @@ def _separator(rows):
         if mark in sample: return mark, ',' in sample
     if ',' not in sample or '.' in sample: return ',' if ',' in sample else ' ', False
     words = [row.split() for row in rows[:300]]
-    decimal = all(w.count(',') < 2 and w[-1] != ',' for row in words for w in row) and sum(len(row) > 1 for row in words) > len(words)/2
+    decimal = (all(w.count(',') < 2 and w[-1] != ',' for row in words for w in row)
+               and sum(len(row) > 1 for row in words) > len(words)/2)
     return (' ', True) if decimal else (',', False)
 
 # %% ../nbs/54_measured.ipynb #2ba6c650
@@ -148,12 +163,14 @@ def _cells(rows, mark, decimal):
     if decimal: text = text.replace(',', '.')
     if mark == ' ': return [row.split() for row in text.split('\n')]
     if re.search(rf'{re.escape(mark)}[ \t]*(?:{re.escape(mark)}|\n|$)', text):       # an empty cell keeps its place
-        return [[cell.strip() or 'nan' for cell in row.strip().removesuffix(mark).split(mark)] for row in text.split('\n')]
+        return [[cell.strip() or 'nan' for cell in row.strip().removesuffix(mark).split(mark)]
+                for row in text.split('\n')]
     return [row.split() for row in text.replace(mark, ' ').split('\n')]
 
 def _table(text):
     "Header lines and table (n, columns) of a text, with notes"
-    lines = [line.split('#')[0].split('!')[0] if line[:1] not in '#!' and ('#' in line or '!' in line) else line for line in text.splitlines()]
+    lines = [line.split('#')[0].split('!')[0] if line[:1] not in '#!' and ('#' in line or '!' in line) else line
+             for line in text.splitlines()]
     at = [i for i, line in enumerate(lines) if _ROW.match(line)]
     if len(at) < 3:
         first = next((line.strip()[:60] for line in lines if line.strip()), '')
@@ -162,14 +179,18 @@ def _table(text):
     width = Counter(map(len, cells)).most_common(1)[0][0]
     good, cells = zip(*((i, cell) for i, cell in zip(at, cells) if len(cell) == width))
     odd = sum(1 for line in lines[good[0]:] if line.strip()) - len(good)
-    if odd > len(good)/10: raise PowderError(f'{odd} of {odd + len(good)} lines in the table do not have {width} columns of numbers; give one pattern a file')
+    if odd > len(good)/10:
+        raise PowderError(f'{odd} of {odd + len(good)} lines in the table do not have {width} columns of numbers; give one pattern a file')
     try: table = np.array([float(word) for cell in cells for word in cell]).reshape(-1, width)
-    except ValueError as e: raise PowderError(f'columns that are no numbers ({str(e)[-40:]}); give 2theta and intensity, a pair a line') from e
+    except ValueError as e:
+        raise PowderError(f'columns that are no numbers ({str(e)[-40:]}); give 2theta and intensity, a pair a line') from e
     return text.splitlines()[:good[0]], table, (f'lines left out of the table: {odd}',) if odd else ()
 
 # %% ../nbs/54_measured.ipynb #bccf26fe
-_AXES = (('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|angle|pos\.'), ('another quantity', r'flight|\btof\b|energy|\bk?ev\b|channel|wave|shift|temperature|\bcm-?1'),
-         ('q', r'^\W*q\b|^\W*q[_ \[(/]|qvec|scattering vector|momentum'), ('d', r'^\W*d\b|^\W*d[\s_-]*(spacing|value|space|a)\b'), ('theta', r'^\W*(theta|θ)'))
+_AXES = (('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|angle|pos\.'),
+         ('another quantity', r'flight|\btof\b|energy|\bk?ev\b|channel|wave|shift|temperature|\bcm-?1'),
+         ('q', r'^\W*q\b|^\W*q[_ \[(/]|qvec|scattering vector|momentum'),
+         ('d', r'^\W*d\b|^\W*d[\s_-]*(spacing|value|space|a)\b'), ('theta', r'^\W*(theta|θ)'))
 _INTENSITY = r'obs|int|count|cps|signal|meas|\by\b|^\W*i\b'
 
 def _axis(label):
@@ -181,7 +202,8 @@ def _names(header, width):
     for line in reversed(header[-6:]):
         line = line[:300].strip().strip("#!;%*'/ \t")
         for parts in (re.split(r'\s*[;,|\t]\s*', line.rstrip(';,|\t ')), re.split(r'\s{2,}', line), line.split()):
-            if len(parts) == width and any(_axis(p) for p in parts) and not re.search(r'[=:]', line): return [p.strip(' "\'') for p in parts]
+            if len(parts) == width and any(_axis(p) for p in parts) and not re.search(r'[=:]', line):
+                return [p.strip(' "\'') for p in parts]
     for line in header[-6:]:
         short = line[:300].strip().strip("#!;%*'/ \t")
         if len(short) < 40 and _axis(short) and not re.search(r'[=:,;]', short): return [short] + ['']*(width - 1)
@@ -191,23 +213,28 @@ def _names(header, width):
 def _columns(header, table, notes=()):
     "A scan from the header and the table of a text file"
     names, x, y = _names(header, table.shape[1]), 0, 1
-    if table.shape[1] > 4 and not any(names): raise PowderError(f'{table.shape[1]} columns without names; give a file with two columns, 2theta and intensity')
+    if table.shape[1] > 4 and not any(names):
+        raise PowderError(f'{table.shape[1]} columns without names; give a file with two columns, 2theta and intensity')
     kinds = [_axis(n) for n in names]
     if any(kinds):
         x = next((i for axis in ('2theta', 'q', 'd', 'theta') for i, kind in enumerate(kinds) if kind == axis), 0)
         others = [i for i in range(table.shape[1]) if i != x]
-        y = next((i for i in others if re.search(_INTENSITY, names[i].lower()) and not re.search('calc|err|sig|bkg|back|diff', names[i].lower())), others[0])
+        y = next((i for i in others if re.search(_INTENSITY, names[i].lower())
+                  and not re.search('calc|err|sig|bkg|back|diff', names[i].lower())), others[0])
     elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 0).mean() > .5:
         raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? separate the columns by semicolons or tabs')
     elif table.shape[1] > 2 and max((np.diff(table[:, 0]) > 0).mean(), (np.diff(table[:, 0]) < 0).mean()) < .6:
         raise PowderError(f'{table.shape[1]} columns without names, and the first goes up and down; give a file with two columns, 2theta and intensity')
-    elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 1).all() and table[0, 0] in (0, 1) and (np.diff(table[:, 1]) > 0).all():
+    elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 1).all() and table[0, 0] in (0,
+        1) and (np.diff(table[:, 1]) > 0).all():
         x, y, notes = 1, 2, (*notes, 'the first column counts the points and has been passed over')
     axis, label, scale = kinds[x] or '2theta', names[x], 1
-    if axis == 'another quantity': raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees or to d in angstrom (name the column d_A)')
+    if axis == 'another quantity':
+        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees or to d in angstrom (name the column d_A)')
     if axis == 'q' and not (unit := re.search(r'(nm|å|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
         raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi sin(theta)/lambda)')
-    if axis == 'q': scale, notes = (.1 if unit[1] == 'nm' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
+    if axis == 'q':
+        scale, notes = (.1 if unit[1] == 'nm' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
     if axis == 'd' and re.search(r'\bnm\b|_nm', label.lower()): scale = 10
     if axis == 'theta': axis, notes = '2theta', (*notes, f'the column {label!r} has been read as 2theta')
     return _Scan(table[:, x]*scale, table[:, y], axis, notes=notes)
@@ -225,15 +252,18 @@ def _grid(text):
         for row in lines[i + 1:]:
             if not _ROW.match(row): break
             words += row.replace(',', ' ').split()
-        if len(words) in (n, 2*n) and n > 2: return _Scan(start + step*np.arange(n), np.array([float(word) for word in words[:n]]))
+        if len(words) in (n, 2*n) and n > 2:
+            return _Scan(start + step*np.arange(n), np.array([float(word) for word in words[:n]]))
     keys = [re.search(rf'(?im)^\W*{key}\w*[\s=:,]+(\d*\.?\d+)\s*$', text[:20_000]) for key in ('start', 'step', 'stop')]
     if not all(keys) or not float(keys[1][1]): return None
     start, step, stop = (float(key[1]) for key in keys)
     words = [word for line in lines if _ROW.match(line) for word in line.replace(',', ' ').split()]
-    if len(words) == round((stop - start)/step) + 1: return _Scan(start + step*np.arange(len(words)), np.array([float(word) for word in words]))
+    if len(words) == round((stop - start)/step) + 1:
+        return _Scan(start + step*np.arange(len(words)), np.array([float(word) for word in words]))
 
 # %% ../nbs/54_measured.ipynb #156416a6
-_WAVE = re.compile(r'''(?:wave[\s_-]*length|lambda|λ|\bLA\b)(?:[\s_-]*(?:k?[\s_-]*alpha|k?α|ka)?[\s_-]*1(?![.,\d]))?[^\d\n.]{0,24}?(\d+[.,]\d+(?:e-?\d+)?|\.\d+)["'\s]*(nm\b|m\b)?''', re.I)
+_WAVE = re.compile(r'''(?:wave[\s_-]*length|lambda|λ|\bLA\b)(?:[\s_-]*(?:k?[\s_-]*alpha|k?α|ka)?[\s_-]*1(?![.,\d]))?[^\d\n.]{0,24}?(\d+[.,]\d+(?:e-?\d+)?|\.\d+)["'\s]*(nm\b|m\b)?''',
+                   re.I)
 
 def _header_wavelength(header):
     "The wavelength named in header lines (angstrom, or None) and notes"
@@ -243,9 +273,11 @@ def _header_wavelength(header):
             if .05 <= value <= 6: return value, ()
     for line in header:
         if (found := re.search(r'(?:anode|target|tube)\w*\W{1,6}(Cr|Mn|Fe|Co|Ni|Cu|Mo|Ag)\b', line, re.I)):
-            return anode(found[1])[0], (f'wavelength {anode(found[1])[0]} angstrom: K-alpha1 of the anode {found[1].title()} that the file names',)
+            return (anode(found[1])[0],
+                    (f'wavelength {anode(found[1])[0]} angstrom: K-alpha1 of the anode {found[1].title()} that the file names',))
     first = next((line.strip() for line in header if line.strip()), '')
-    if re.fullmatch(r'[0-6]?\.\d{3,}', first): return wavelength_angstrom(first), ('the first line has been read as the wavelength',)
+    if re.fullmatch(r'[0-6]?\.\d{3,}', first):
+        return wavelength_angstrom(first), ('the first line has been read as the wavelength',)
     return None, ()
 
 # %% ../nbs/54_measured.ipynb #a8cf1524
@@ -257,7 +289,8 @@ def _read_text(data):
     scan, header = _grid(text) if many and many[0][0] not in (2, 3) else None, text.splitlines()[:60]
     if scan is None:
         header, table, notes = _table(text)
-        if table.shape[1] < 2: raise PowderError('a single column of numbers; give 2theta and intensity, a pair a line, or start, step and stop above')
+        if table.shape[1] < 2:
+            raise PowderError('a single column of numbers; give 2theta and intensity, a pair a line, or start, step and stop above')
         scan = _columns(header, table, notes)
     wavelength, notes = _header_wavelength(header)
     return [replace(scan, wavelength=wavelength, notes=(*scan.notes, *notes))]
@@ -265,7 +298,8 @@ def _read_text(data):
 # %% ../nbs/54_measured.ipynb #8f8f6590
 def _xml(data):
     "The root of an XML document, names without their namespaces"
-    if b'<!DOCTYPE' in data or b'<!ENTITY' in data: raise PowderError('XML with a document type of its own; export the pattern once more')
+    if b'<!DOCTYPE' in data or b'<!ENTITY' in data:
+        raise PowderError('XML with a document type of its own; export the pattern once more')
     root = ET.fromstring(data)
     for element in root.iter(): element.tag = str(element.tag).rpartition('}')[2]
     return root
@@ -282,9 +316,11 @@ def _xrdml_scan(scan, wavelength):
     place = next((p for p in data.iter('positions') if p.get('axis') == '2Theta'), None)
     if y is None or place is None or place.find('commonPosition') is not None: return None
     counts = np.array(y.text.split(), dtype=float)
-    if y.tag == 'counts' and (factors := data.findtext('beamAttenuationFactors')): counts = counts*np.array(factors.split(), dtype=float)
+    if y.tag == 'counts' and (factors := data.findtext('beamAttenuationFactors')):
+        counts = counts*np.array(factors.split(), dtype=float)
     listed = place.findtext('listPositions')
-    x = np.array(listed.split(), dtype=float) if listed else np.linspace(_number(place, 'startPosition'), _number(place, 'endPosition'), len(counts))
+    x = (np.array(listed.split(), dtype=float) if listed
+         else np.linspace(_number(place, 'startPosition'), _number(place, 'endPosition'), len(counts)))
     return _Scan(x, counts, wavelength=wavelength, seconds=_number(data, 'commonCountingTime'))
 
 # %% ../nbs/54_measured.ipynb #9dfad032
@@ -292,13 +328,16 @@ def _read_xrdml(data):
     "PANalytical XRDML"
     scans, moved = [], set()
     for measurement in _xml(data).iter('xrdMeasurement'):
-        if 'area' in measurement.get('measurementType', '').lower(): raise PowderError('an area measurement (a map), no powder pattern; give a 2theta scan')
+        if 'area' in measurement.get('measurementType', '').lower():
+            raise PowderError('an area measurement (a map), no powder pattern; give a 2theta scan')
         used = measurement.find('usedWavelength')
         line = 'kBeta' if used is not None and 'beta' in used.get('intended', '').lower() else 'kAlpha1'
         for scan in measurement.iter('scan'):
             moved.add(scan.get('scanAxis'))
-            scans.append(None if scan.find('dataPoints') is None else _xrdml_scan(scan, used is not None and _number(used, line) or None))
-    if not any(scans): raise PowderError(f"no scan of 2theta (scanned: {', '.join(map(str, moved)) or 'nothing'}); give a powder pattern")
+            scans.append(None if scan.find('dataPoints') is None
+                         else _xrdml_scan(scan, used is not None and _number(used, line) or None))
+    if not any(scans):
+        raise PowderError(f"no scan of 2theta (scanned: {', '.join(map(str, moved)) or 'nothing'}); give a powder pattern")
     return [s for s in scans if s]
 
 # %% ../nbs/54_measured.ipynb #c00e26fd
@@ -306,20 +345,26 @@ def _members(data, pattern):
     "The contents of the files in a zip archive whose names match, in order of the numbers in them"
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         found = [i for i in archive.infolist() if re.search(pattern, i.filename)]
-        if sum(i.file_size for i in found) > 2*SIZE_LIMIT: raise PowderError('an archive too large for a powder pattern; export the pattern as two columns')
-        return [archive.read(i) for i in sorted(found, key=lambda i: ([int(n) for n in re.findall(r'\d+', i.filename)], i.filename))]
+        if sum(i.file_size for i in found) > 2*SIZE_LIMIT:
+            raise PowderError('an archive too large for a powder pattern; export the pattern as two columns')
+        return [archive.read(i)
+                for i in sorted(found, key=lambda i: ([int(n) for n in re.findall(r'\d+', i.filename)], i.filename))]
 
 def _brml_scan(root):
     "One RawData document of a BRML archive"
     route = next((r for r in root.iter('DataRoute') if r.get('RouteFlag') in (None, 'Measured', 'Final')), None)
     rows = [] if route is None else [datum.text.split(',') for datum in route.iter('Datum')]
-    axes = [] if route is None else [a.get('AxisId') or a.get('AxisName') for a in route.findall('.//ScanInformation/ScanAxes/ScanAxisInfo')]
+    axes = ([] if route is None else [a.get('AxisId') or a.get('AxisName')
+                                      for a in route.findall('.//ScanInformation/ScanAxes/ScanAxisInfo')])
     if not rows or 'TwoTheta' not in axes: return None
-    views = {kind: int(v.get('Start')) for v in reversed(list(route.iter('RawDataView'))) for kind in ('Varying', 'Recorded') if any(kind in value for value in v.attrib.values())}
+    views = {kind: int(v.get('Start')) for v in reversed(list(route.iter('RawDataView')))
+             for kind in ('Varying', 'Recorded') if any(kind in value for value in v.attrib.values())}
     table = np.array(rows, dtype=float)
     x, y = views.get('Varying', 2) + axes.index('TwoTheta'), views.get('Recorded', table.shape[1] - 1)
-    waves = [float(w.get('Value')) for tag in ('WaveLengthAlpha1', 'WaveLength') for w in root.iter(tag) if w.get('Value')]
-    return _Scan(table[:, x], table[:, y], wavelength=waves[0] if waves else None, seconds=float(np.median(table[:, 0])))
+    waves = [float(w.get('Value')) for tag in ('WaveLengthAlpha1', 'WaveLength') for w in root.iter(tag)
+             if w.get('Value')]
+    return _Scan(table[:, x], table[:, y], wavelength=waves[0] if waves else None,
+                 seconds=float(np.median(table[:, 0])))
 
 def _read_brml(data):
     "Bruker BRML"
@@ -337,11 +382,13 @@ def _read_ras(data):
     scans, wavelength, text = [], None, _decode(data)
     for part in re.split(r'\*RAS_HEADER_START', text):
         keys = dict(re.findall(r'^\*(\w+)[ \t]+"?([^"\r\n]*)"?', part, re.M))
-        wavelength = _header_wavelength([f'wavelength {keys.get("HW_XG_WAVE_LENGTH_ALPHA1", "")}', f'anode {keys.get("HW_XG_TARGET_NAME", "")}'])[0] or wavelength
+        wavelength = (_header_wavelength([f'wavelength {keys.get("HW_XG_WAVE_LENGTH_ALPHA1", "")}',
+                                          f'anode {keys.get("HW_XG_TARGET_NAME", "")}'])[0] or wavelength)
         body = re.search(r'\*RAS_INT_START\s*(.*?)(?:\*RAS_INT_END|\Z)', part, re.S)
         if not body: continue
         axis = keys.get('MEAS_SCAN_AXIS_X', '2Theta')
-        if not re.search('2|two', axis, re.I): raise PowderError(f'a scan of {axis}, not of 2theta; give a powder pattern')
+        if not re.search('2|two', axis, re.I):
+            raise PowderError(f'a scan of {axis}, not of 2theta; give a powder pattern')
         table = np.array([row.split() for row in body[1].splitlines() if row.strip()], dtype=float)
         scans.append(_Scan(table[:, 0], _attenuated(table), wavelength=wavelength))
     if not scans: raise PowderError('no *RAS_INT_START in it; export the pattern once more')
@@ -357,21 +404,28 @@ def _read_rasx(data):
         wavelength = None
         if condition is not None:
             axis = condition.findtext('ScanInformation/AxisName', '2Theta')
-            if not re.search('2|two', axis, re.I): raise PowderError(f'a scan of {axis}, not of 2theta; give a powder pattern')
+            if not re.search('2|two', axis, re.I):
+                raise PowderError(f'a scan of {axis}, not of 2theta; give a powder pattern')
             generator = condition.find('.//XrayGenerator')
             wavelength = generator is not None and _number(generator, 'WavelengthKalpha1') or None
-            if axis == 'TwoTheta': places.add(next((a.get('Position') for a in condition.iter('Axis') if a.get('Name') == 'Omega'), None))
+            if axis == 'TwoTheta':
+                places.add(next((a.get('Position') for a in condition.iter('Axis') if a.get('Name') == 'Omega'), None))
         scans.append(_Scan(table[:, 0], _attenuated(table), wavelength=wavelength))
-    if len(places) > 1: raise PowderError(f'{len(scans)} scans at different omega (a map), no powder pattern; give a single 2theta scan')
+    if len(places) > 1:
+        raise PowderError(f'{len(scans)} scans at different omega (a map), no powder pattern; give a single 2theta scan')
     if not scans: raise PowderError('no profile in the archive; give a powder pattern')
     return scans
 
 # %% ../nbs/54_measured.ipynb #46f75a4c
 def _gsas_values(lines, kind):
     "The numbers of a GSAS bank: (n,) intensities, or (n, 2 or 3) for records of one point a line"
-    if kind.startswith('FXY'): return np.array([float(word) for line in lines for word in line.split()[:2]]).reshape(-1, 2)
-    if max(map(len, lines), default=0) > 72 and kind == 'STD': return np.array([float(line[i + 2:i + 8]) for line in lines for i in range(0, min(len(line), 80), 8) if line[i:i + 8].strip()])
-    if max(map(len, lines), default=0) > 72: words = [line[i:i + 8] for line in lines for i in range(0, min(len(line), 80), 8) if line[i:i + 8].strip()]
+    if kind.startswith('FXY'):
+        return np.array([float(word) for line in lines for word in line.split()[:2]]).reshape(-1, 2)
+    if max(map(len, lines), default=0) > 72 and kind == 'STD':
+        return np.array([float(line[i + 2:i + 8]) for line in lines for i in range(0, min(len(line), 80), 8)
+                         if line[i:i + 8].strip()])
+    if max(map(len, lines), default=0) > 72:
+        words = [line[i:i + 8] for line in lines for i in range(0, min(len(line), 80), 8) if line[i:i + 8].strip()]
     else: words = ' '.join(lines).split()
     return np.array([float(word) for word in (words[::2] if kind == 'ESD' else words)])
 
@@ -382,11 +436,13 @@ def _read_gsas(data):
     wavelength, notes = _header_wavelength(lines[:banks[0]])
     for begin, end in zip(banks, [*banks[1:], len(lines)]):
         words = lines[begin].split()
-        if words[4] not in ('CONST', 'CONS'): raise PowderError(f'a bank with {words[4]} binning: times of flight; convert them to d and name the column d_A')
+        if words[4] not in ('CONST', 'CONS'):
+            raise PowderError(f'a bank with {words[4]} binning: times of flight; convert them to d and name the column d_A')
         n, start, step = int(words[2]), float(words[5])/100, float(words[6])/100
         kind = next((w for w in reversed(words) if w in ('STD', 'ESD', 'FXY', 'FXYE', 'ALT')), 'STD')
         values = _gsas_values([line.rstrip() for line in lines[begin + 1:end] if line[:1] != '#'], kind)
-        if len(values) < .9*n: raise PowderError(f'{len(values)} points where the header promises {n}; the file is cut short, copy it once more')
+        if len(values) < .9*n:
+            raise PowderError(f'{len(values)} points where the header promises {n}; the file is cut short, copy it once more')
         if len(values) < n: notes, n = (*notes, f'the header promises {n} points, {len(values)} are there'), len(values)
         x, y = (values[:n, 0]/100, values[:n, 1]) if values.ndim == 2 else (start + step*np.arange(n), values[:n])
         scans.append(_Scan(x, y, wavelength=wavelength, notes=notes))
@@ -398,7 +454,8 @@ def _read_uxd(data):
     "Bruker UXD"
     scans, keys = [], {}
     text = re.sub(r'(?m)^;.*$', '', _decode(data))
-    for name, value, body in re.findall(r'^_(\w+)[ \t]*(?:=[ \t]*([^\r\n]*))?\s*((?:^[ \t]*[-+.\d][^\r\n_]*\s*)*)', text, re.M):
+    for name, value, body in re.findall(r'^_(\w+)[ \t]*(?:=[ \t]*([^\r\n]*))?\s*((?:^[ \t]*[-+.\d][^\r\n_]*\s*)*)',
+                                        text, re.M):
         keys[name] = value.strip(" '")
         if not (body.strip() and re.search('COUNTS|CPS', name)): continue
         numbers = np.array(body.replace(',', ' ').split(), dtype=float)
@@ -410,8 +467,11 @@ def _read_uxd(data):
     return scans
 
 # %% ../nbs/54_measured.ipynb #3e553eb0
-_PD_X = (('_pd_proc_2theta_corrected', '2theta'), ('_pd_meas_2theta_corrected', '2theta'), ('_pd_meas_2theta_scan', '2theta'), ('_pd_meas_angle_2theta', '2theta'), ('_pd_proc_d_spacing', 'd'), ('_pd_proc_recip_len_q', 'q'))
-_PD_Y = ('_pd_meas_counts_total', '_pd_meas_intensity_total', '_pd_proc_intensity_total', '_pd_proc_intensity_net', '_pd_meas_counts_net', '_pd_meas_intensity_net', '_pd_proc_counts_total')
+_PD_X = (('_pd_proc_2theta_corrected', '2theta'), ('_pd_meas_2theta_corrected', '2theta'),
+         ('_pd_meas_2theta_scan', '2theta'), ('_pd_meas_angle_2theta', '2theta'), ('_pd_proc_d_spacing', 'd'),
+         ('_pd_proc_recip_len_q', 'q'))
+_PD_Y = ('_pd_meas_counts_total', '_pd_meas_intensity_total', '_pd_proc_intensity_total', '_pd_proc_intensity_net',
+         '_pd_meas_counts_net', '_pd_meas_intensity_net', '_pd_proc_counts_total')
 
 def _pd_loops(block):
     "Columns of each loop of a CIF block, with old-style names in lower case"
@@ -424,7 +484,8 @@ def _pd_loops(block):
 
 def _pd_value(block, *names):
     "The first number among the tags `names`, single or in a loop; None if there is none"
-    tags = {tag.lower().replace('.', '_'): tag for item in block for tag in ([item.pair[0]] if item.pair else item.loop.tags if item.loop else [])}
+    tags = {tag.lower().replace('.', '_'): tag for item in block
+            for tag in ([item.pair[0]] if item.pair else item.loop.tags if item.loop else [])}
     values = (gemmi.cif.as_number(v) for name in names if name in tags for v in block.find_values(tags[name]))
     return next((v for v in values if np.isfinite(v)), None)
 
@@ -438,24 +499,30 @@ def _pd_scan(block, loop, wavelength):
     for kind in ('proc', 'meas'):
         first, last, step = (_pd_value(block, f'_pd_{kind}_2theta_range_{end}') for end in ('min', 'max', 'inc'))
         if None in (first, last): continue
-        if step and round((last - first)/step) + 1 not in (len(y), len(y) + 1): raise PowderError(f'{len(y)} intensities where {first:g} to {last:g} in steps of {step:g} promise {round((last - first)/step) + 1}; mend the CIF')
-        return _Scan(first + step*np.arange(len(y)) if step else np.linspace(first, last, len(y)), y, '2theta', wavelength)
+        if step and round((last - first)/step) + 1 not in (len(y), len(y) + 1):
+            raise PowderError(f'{len(y)} intensities where {first:g} to {last:g} in steps of {step:g} promise {round((last - first)/step) + 1}; mend the CIF')
+        return _Scan(first + step*np.arange(len(y)) if step else np.linspace(first, last, len(y)), y, '2theta',
+                     wavelength)
     raise PowderError(f"no 2theta beside the intensities (found {', '.join(loop)}); add _pd_proc_2theta_corrected or _pd_meas_2theta_range_*")
 
 def _read_pdcif(data):
     "Powder CIF"
     blocks = list(gemmi.cif.read_string(_decode(data)))
-    waves = {block.name: _pd_value(block, '_diffrn_radiation_wavelength', '_diffrn_radiation_wavelength_value', '_diffrn_radiation_wavelength_wavelength', '_pd_proc_wavelength') for block in blocks}
+    waves = {block.name: _pd_value(block, '_diffrn_radiation_wavelength', '_diffrn_radiation_wavelength_value',
+                                   '_diffrn_radiation_wavelength_wavelength', '_pd_proc_wavelength')
+             for block in blocks}
     elsewhere = next((w for w in waves.values() if w), None)
     found = [(block, loop) for block in blocks for loop in _pd_loops(block)]
-    if not found: raise PowderError('a CIF without a powder pattern (no _pd_meas_* or _pd_proc_* intensities); give one with them, or read it as a structure')
+    if not found:
+        raise PowderError('a CIF without a powder pattern (no _pd_meas_* or _pd_proc_* intensities); give one with them, or read it as a structure')
     scan = _pd_scan(*found[0], waves[found[0][0].name] or elsewhere)
     return [replace(scan, notes=(f'the first of {len(found)} patterns has been read',))] if len(found) > 1 else [scan]
 
 # %% ../nbs/54_measured.ipynb #7fe985b3
 def _range(data, at, n, start, step, wavelength, seconds=None, record=4):
     "A scan of `n` records, each of which begins with a float of four bytes"
-    if not 0 < n <= (len(data) - at)//record: raise PowderError(f'a range of {n} points where {max(0, len(data) - at)} bytes are left; the file is cut short, copy it once more')
+    if not 0 < n <= (len(data) - at)//record:
+        raise PowderError(f'a range of {n} points where {max(0, len(data) - at)} bytes are left; the file is cut short, copy it once more')
     y = np.frombuffer(data, '<f4', n*record//4, at).reshape(n, -1)[:, 0].astype(np.float64)
     return _Scan(start + step*np.arange(n), y, wavelength=wavelength or None, seconds=seconds)
 
@@ -472,7 +539,8 @@ def _raw1(data):
 
 def _raw2(data):
     "Version 2: a header of 256 bytes, ranges with headers of their own length"
-    (ranges,), (wavelength,), at, scans = struct.unpack_from('<H', data, 4), struct.unpack_from('<f', data, 190), 256, []
+    (ranges,), (wavelength,), at, scans = (struct.unpack_from('<H', data, 4), struct.unpack_from('<f', data, 190), 256,
+                                           [])
     for _ in range(ranges):
         length, n, _, seconds, step, start = struct.unpack_from('<HHIfff', data, at)
         scans.append(_range(data, at + length, n, start, step, wavelength, seconds))
@@ -482,10 +550,12 @@ def _raw2(data):
 # %% ../nbs/54_measured.ipynb #f545b6e9
 def _raw3(data):
     "Version 3 ('RAW1.01'): a header of 712 bytes, ranges of 304 bytes and supplements"
-    (ranges,), (wavelength,), at, scans = struct.unpack_from('<I', data, 12), struct.unpack_from('<d', data, 624), 712, []
+    (ranges,), (wavelength,), at, scans = (struct.unpack_from('<I', data, 12), struct.unpack_from('<d', data, 624), 712,
+                                           [])
     for _ in range(ranges):
         length, n = struct.unpack_from('<II', data, at)
-        (start,), (step,), (seconds,), (extra,) = (struct.unpack_from(f, data, at + p) for f, p in (('<d', 16), ('<d', 176), ('<f', 192), ('<I', 256)))
+        (start,), (step,), (seconds,), (extra,) = (struct.unpack_from(f, data, at + p)
+                                                   for f, p in (('<d', 16), ('<d', 176), ('<f', 192), ('<I', 256)))
         at += length + extra
         scans.append(_range(data, at, n, start, step, wavelength, seconds))
         at += 4*n
@@ -503,12 +573,15 @@ def _raw4(data):
             at += length
             continue
         kind = data[at + 32:at + 56].split(b'\0')[0].decode('latin-1')
-        (start, step, n), (size, extra) = struct.unpack_from('<ddI', data, at + 72), struct.unpack_from('<II', data, at + 136)
+        (start, step, n), (size, extra) = (struct.unpack_from('<ddI', data, at + 72),
+                                           struct.unpack_from('<II', data, at + 136))
         at += 160 + extra
         moved.add(kind)
-        if size >= 4 and size % 4 == 0 and re.search('coupled|2theta|twotheta', kind, re.I): scans.append(_range(data, at, n, start, step, wavelength, record=size))
+        if size >= 4 and size % 4 == 0 and re.search('coupled|2theta|twotheta', kind, re.I):
+            scans.append(_range(data, at, n, start, step, wavelength, record=size))
         at += size*n
-    if not scans: raise PowderError(f"no 2theta scan in it (found {', '.join(moved) or 'no range'}); export the pattern as .xy")
+    if not scans:
+        raise PowderError(f"no 2theta scan in it (found {', '.join(moved) or 'no range'}); export the pattern as .xy")
     return scans
 
 def _read_raw(data):
@@ -516,8 +589,10 @@ def _read_raw(data):
     return {b'RAW ': _raw1, b'RAW2': _raw2, b'RAW1': _raw3, b'RAW4': _raw4}[data[:4]](data)
 
 # %% ../nbs/54_measured.ipynb #0f1fcfb7
-FORMATS = {'xrdml': ('PANalytical XRDML', _read_xrdml), 'brml': ('Bruker BRML', _read_brml), 'raw': ('Bruker RAW', _read_raw), 'uxd': ('Bruker UXD', _read_uxd),
-           'ras': ('Rigaku RAS', _read_ras), 'rasx': ('Rigaku RASX', _read_rasx), 'gsas': ('GSAS', _read_gsas), 'pdcif': ('powder CIF', _read_pdcif), 'text': ('columns of text', _read_text)}
+FORMATS = {'xrdml': ('PANalytical XRDML', _read_xrdml), 'brml': ('Bruker BRML', _read_brml),
+           'raw': ('Bruker RAW', _read_raw), 'uxd': ('Bruker UXD', _read_uxd), 'ras': ('Rigaku RAS', _read_ras),
+           'rasx': ('Rigaku RASX', _read_rasx), 'gsas': ('GSAS', _read_gsas), 'pdcif': ('powder CIF', _read_pdcif),
+           'text': ('columns of text', _read_text)}
 
 def powder_format(
     data:bytes # contents of a file
@@ -526,7 +601,8 @@ def powder_format(
     if data[:4] in (b'RAW ', b'RAW2', b'RAW4') or data[:7] == b'RAW1.01': return 'raw'
     if data[:4] == b'PK\3\4':
         with zipfile.ZipFile(io.BytesIO(data)) as archive: names = ' '.join(archive.namelist())
-        return 'brml' if re.search(r'RawData\d*\.xml', names) else 'rasx' if re.search(r'Profile\d*\.txt', names) else 'zip'
+        return ('brml' if re.search(r'RawData\d*\.xml', names) else 'rasx' if re.search(r'Profile\d*\.txt', names)
+                else 'zip')
     text = _decode(data[:200_000]) if b'\0' not in data[:200] or data[:2] in (b'\xff\xfe', b'\xfe\xff') else ''
     if '<xrdMeasurement' in text: return 'xrdml'
     if re.search(r'^\*RAS_(DATA|HEADER|INT)', text, re.M): return 'ras'
@@ -540,16 +616,22 @@ def _merged(scans):
     "One scan from several"
     if len(scans) == 1: return scans[0]
     first, notes = scans[0], tuple(dict.fromkeys(note for s in scans for note in s.notes))
-    if len({s.wavelength for s in scans}) > 1 or len({s.axis for s in scans}) > 1: raise PowderError(f'{len(scans)} scans of different wavelengths or axes; give one pattern a file')
+    if len({s.wavelength for s in scans}) > 1 or len({s.axis for s in scans}) > 1:
+        raise PowderError(f'{len(scans)} scans of different wavelengths or axes; give one pattern a file')
     if all(len(s.x) == len(first.x) and np.allclose(s.x, first.x, atol=1e-3) for s in scans):
-        return replace(first, y=np.sum([s.y for s in scans], axis=0, dtype=np.float64), notes=(*notes, f'{len(scans)} scans of the same angles have been added'))
+        return replace(first, y=np.sum([s.y for s in scans], axis=0, dtype=np.float64),
+                       notes=(*notes, f'{len(scans)} scans of the same angles have been added'))
     pieces = sorted(((s.x.min(), s.x.max()) for s in scans if len(s.x)))
     overlap = sum(max(0, end - begin) for (_, end), (begin, _) in zip(pieces, pieces[1:]))
-    if overlap > .2*sum(end - begin for begin, end in pieces): raise PowderError(f'{len(scans)} scans that overlap but do not match; give one pattern a file')
+    if overlap > .2*sum(end - begin for begin, end in pieces):
+        raise PowderError(f'{len(scans)} scans that overlap but do not match; give one pattern a file')
     times = [s.seconds for s in scans]
-    scale = [1/t for t in times] if all(t and np.isfinite(t) for t in times) and max(times) > 1.01*min(times) else [1]*len(scans)
-    notes = (*notes, f'{len(scans)} scans have been joined' + (', as counts per second' if scale[0] != 1 or len(set(scale)) > 1 else ''))
-    return replace(first, x=np.concatenate([s.x for s in scans]), y=np.concatenate([s.y*k for s, k in zip(scans, scale)]), notes=notes)
+    scale = ([1/t for t in times] if all(t and np.isfinite(t) for t in times) and max(times) > 1.01*min(times)
+             else [1]*len(scans))
+    notes = (*notes, f'{len(scans)} scans have been joined'
+             + (', as counts per second' if scale[0] != 1 or len(set(scale)) > 1 else ''))
+    return replace(first, x=np.concatenate([s.x for s in scans]),
+                   y=np.concatenate([s.y*k for s, k in zip(scans, scale)]), notes=notes)
 
 # %% ../nbs/54_measured.ipynb #a8f3dbc6
 def _resolved(scan, given):
@@ -562,18 +644,23 @@ def _resolved(scan, given):
         tidy_powder(scan.x, scan.y, 1)                 # what is no pattern at all need not ask for a wavelength
         anodes = ', '.join(f'{name} {K_ALPHA[name][0]}' for name in ('Cu', 'Co', 'Mo', 'Fe', 'Cr', 'Ag'))
         raise PowderError(f'the file does not say its wavelength; give it in angstrom or by the anode, for instance --wavelength 1.540593 or wavelength="Cu" (K-alpha1 of {anodes})')
-    if given and found and abs(given/found - 1) > .005: notes.append(f'the file says {found:g} angstrom, but {given:g} angstrom has been given and is used')
-    elif found and not given and not any('wavelength' in n for n in notes): notes.append(f'wavelength {found:.7g} angstrom from the file')
+    if given and found and abs(given/found - 1) > .005:
+        notes.append(f'the file says {found:g} angstrom, but {given:g} angstrom has been given and is used')
+    elif found and not given and not any('wavelength' in n for n in notes):
+        notes.append(f'wavelength {found:.7g} angstrom from the file')
     wavelength = given or found or K_ALPHA['Cu'][0]
     if scan.axis == '2theta': return scan.x, scan.y, wavelength, notes
     with np.errstate(divide='ignore', invalid='ignore'):
         d = scan.x if scan.axis == 'd' else 2*np.pi/scan.x
         x = np.degrees(2*np.arcsin(wavelength/2/np.where(d > 0, d, np.nan)))
-    if not found and not given: notes.append(f'{scan.axis} has been written as 2theta of {wavelength} angstrom, which changes no spacing')
+    if not found and not given:
+        notes.append(f'{scan.axis} has been written as 2theta of {wavelength} angstrom, which changes no spacing')
     return x, scan.y, wavelength, notes
 
 # %% ../nbs/54_measured.ipynb #a085d602
-_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, AssertionError, RuntimeError, LookupError, EOFError, OSError, MemoryError, StopIteration, struct.error, zlib.error, zipfile.BadZipFile, ET.ParseError)
+_DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, AssertionError, RuntimeError,
+           LookupError, EOFError, OSError, MemoryError, StopIteration, struct.error, zlib.error, zipfile.BadZipFile,
+           ET.ParseError)
 
 def read_powder(
     path,            # of a measured pattern; see `FORMATS` for the kinds
@@ -589,14 +676,16 @@ def read_powder(
         kind = powder_format(data)
         if kind == 'zip': raise PowderError('a zip archive, neither BRML nor RASX; unpack it and give the pattern')
         x, y, wavelength, notes = _resolved(_merged(FORMATS[kind][1](data)), given)
-        return tidy_powder(x, y, wavelength, path.name.split('.')[0] if name is None else name, (FORMATS[kind][0], *notes))
+        return tidy_powder(x, y, wavelength, path.name.split('.')[0] if name is None else name,
+                           (FORMATS[kind][0], *notes))
     except PowderError as e: raise PowderError(f'{path}: {e}') from e
     except _DAMAGE as e:
         reason = ' '.join(str(e).split())[:120] or type(e).__name__
         raise PowderError(f'{path}: this {FORMATS.get(kind, ["file"])[0]} cannot be read ({reason}); it may be damaged or cut short, export the pattern once more') from e
 
 # %% ../nbs/54_measured.ipynb #323078b7
-_SUFFIXES = {'.xy', '.xye', '.xrdml', '.raw', '.brml', '.ras', '.rasx', '.gsa', '.gss', '.gda', '.fxye', '.uxd', '.pdcif', '.xra', '.int', '.chi'}
+_SUFFIXES = {'.xy', '.xye', '.xrdml', '.raw', '.brml', '.ras', '.rasx', '.gsa', '.gss', '.gda', '.fxye', '.uxd',
+             '.pdcif', '.xra', '.int', '.chi'}
 
 def looks_like_powder(
     path # of a file
@@ -628,7 +717,8 @@ def peak_prominence(
         padded = np.pad(binned, half, mode='reflect', reflect_type='odd')    # goes on with its slope
         base = median_filter(padded, 2*half + 1)[half:-half]
         residual = (binned - base)/np.sqrt(np.maximum(base, .3*abs(binned).mean() + 1e-300))     # counts scatter with their square root
-        scatter = max(1.4826*np.median(abs(residual)), 1.25*np.mean(np.sort(abs(residual))[:max(1, len(residual)*9//10)]), scatter/3**.5, 1e-12)
+        scatter = max(1.4826*np.median(abs(residual)),
+                      1.25*np.mean(np.sort(abs(residual))[:max(1, len(residual)*9//10)]), scatter/3**.5, 1e-12)
         inside = residual[2:-2] if len(residual) > 20 else residual
         if inside.max()/scatter > best[0]: best = inside.max()/scatter, int(residual.argmax()*k + k//2)
     return best
@@ -653,18 +743,26 @@ def check_powder(
     "What speaks against using a pattern; a `PowderError` if nothing can be learnt from it"
     x, y, name, found = pattern.two_theta, pattern.intensity, f'{pattern.name}: ' if pattern.name else '', []
     low, high = 2*np.sin(np.radians(x[[0, -1]]/2))/pattern.wavelength
-    covered, limits = np.mean((axis >= low) & (axis <= high)), f'{x[0]:g} to {x[-1]:g} degrees at {pattern.wavelength:g} angstrom is d = {1/low:.3g} to {1/high:.3g} angstrom'
-    if covered < .15: raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model needs; check the wavelength and that the first column is 2theta in degrees')
-    if covered < .6: found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
-    if low > .2: found.append(f'lines with d above {1/low:.3g} angstrom were not measured; the first lines tell most about the cell, start lower')
+    covered, limits = (np.mean((axis >= low) & (axis <= high)),
+                       f'{x[0]:g} to {x[-1]:g} degrees at {pattern.wavelength:g} angstrom is d = {1/low:.3g} to {1/high:.3g} angstrom')
+    if covered < .15:
+        raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model needs; check the wavelength and that the first column is 2theta in degrees')
+    if covered < .6:
+        found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
+    if low > .2:
+        found.append(f'lines with d above {1/low:.3g} angstrom were not measured; the first lines tell most about the cell, start lower')
     if high < .45: found.append(f'lines with d below {1/high:.3g} angstrom were not measured; go on to a higher angle')
     prominence, place = peak_prominence(y)
-    if prominence < 12: raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure longer, or check that this is not the background')
+    if prominence < 12:
+        raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure longer, or check that this is not the background')
     points, degrees = peak_width(x, y, place)
-    if points < 3: found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with smaller steps')
-    if degrees*1.54/pattern.wavelength > 2.5: found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group can be read from it')
+    if points < 3:
+        found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with smaller steps')
+    if degrees*1.54/pattern.wavelength > 2.5:
+        found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group can be read from it')
     gap = np.diff(x).max()
-    if gap > max(1, 20*np.median(np.diff(x))): found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost there')
+    if gap > max(1, 20*np.median(np.diff(x))):
+        found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost there')
     return tuple(found)
 
 # %% ../nbs/54_measured.ipynb #4bda972b

@@ -69,7 +69,8 @@ def joint_loss(
     "Sum over the streams of their cross entropies."
     if logits.ndim==2: logits = logits[:,None]
     n = logits.shape[1]
-    return n*F.cross_entropy(logits.flatten(0,1).float(),target.repeat_interleave(n),label_smoothing=label_smoothing,weight=weight)
+    return n*F.cross_entropy(logits.flatten(0,1).float(),target.repeat_interleave(n),label_smoothing=label_smoothing,
+                             weight=weight)
 
 # %% ../nbs/20_models.ipynb #bf149a4a
 def joint_logits(
@@ -90,7 +91,8 @@ def fold(
 # %% ../nbs/20_models.ipynb #54de69c7
 def conv_norm(n_in, n_out, kernel=3, stride=1, act=True):
     "Convolution, batch norm, ReLU."
-    return nn.Sequential(nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out),nn.ReLU() if act else nn.Identity())
+    return nn.Sequential(nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out),
+                         nn.ReLU() if act else nn.Identity())
 
 class ResBlock(nn.Module):
     "Residual block; with stride 2 the shortcut is averaged first (He et al. 2019, ResNet-D)."
@@ -119,9 +121,12 @@ class FoldNet(nn.Module):
         y,x = torch.meshgrid(*[(torch.arange(n)+.5)/n]*2,indexing='ij')
         self.register_buffer('position',torch.stack([x,y,(x**2+y**2).sqrt()]))
         self.stem = conv_norm(8*4+3,a)
-        self.beam = nn.Sequential(*[ResBlock(a,a) for _ in range(i)],ResBlock(a,b,2),*[ResBlock(b,b) for _ in range(j-1)])
-        self.joint = nn.Sequential(conv_norm(n_beams*b,c,1),*[ResBlock(c,c) for _ in range(k)],ResBlock(c,d,2),*[ResBlock(d,d) for _ in range(l-1)],conv_norm(d,squeeze,1),nn.Flatten())
-        self.reduce = nn.Sequential(nn.Dropout(dropout),nn.Linear(squeeze*(n//4)**2,hidden,bias=False),nn.BatchNorm1d(hidden),nn.ReLU())
+        self.beam = nn.Sequential(*[ResBlock(a,a) for _ in range(i)],ResBlock(a,b,2),
+                                  *[ResBlock(b,b) for _ in range(j-1)])
+        self.joint = nn.Sequential(conv_norm(n_beams*b,c,1),*[ResBlock(c,c) for _ in range(k)],ResBlock(c,d,2),
+                                   *[ResBlock(d,d) for _ in range(l-1)],conv_norm(d,squeeze,1),nn.Flatten())
+        self.reduce = nn.Sequential(nn.Dropout(dropout),nn.Linear(squeeze*(n//4)**2,hidden,bias=False),
+                                    nn.BatchNorm1d(hidden),nn.ReLU())
         self.classify = nn.Sequential(nn.Dropout(dropout),nn.Linear(hidden,n_classes))
 
 # %% ../nbs/20_models.ipynb #222d172d
@@ -148,7 +153,8 @@ def multiply_adds(
     total = 0
     def count(m, _, out):
         nonlocal total
-        total += m.weight.numel()*(out.shape[-2]*out.shape[-1]*out.shape[0] if isinstance(m,nn.Conv2d) else out.shape[0])
+        total += m.weight.numel()*(out.shape[-2]*out.shape[-1]*out.shape[0] if isinstance(m,nn.Conv2d)
+                                   else out.shape[0])
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m,(nn.Conv2d,nn.Linear))]
     training = model.training; model.eval()
     with torch.no_grad(): model(x)

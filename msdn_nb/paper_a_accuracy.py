@@ -20,7 +20,8 @@ from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
 from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .models import MSDN
-from .training import ARCHITECTURES, Recipe, Trained, cache_patterns, load_weights, open_cache, save_weights, train
+from .training import (ARCHITECTURES, Recipe, Trained, cache_patterns, load_weights, open_cache, save_weights,
+                              train)
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
 
@@ -41,7 +42,8 @@ class Study:
     scale:str='linear' # their grey scale
     pixels:int=64      # their edge
     key:str=''         # what distinguishes this study from others
-    def __repr__(self): return f'Study({len(self.classes)} groups: {len(self.learn):,} + {len(self.valid):,} + {len(self.test):,} crystals at {self.pixels} px)'
+    def __repr__(self):
+        return f'Study({len(self.classes)} groups: {len(self.learn):,} + {len(self.valid):,} + {len(self.test):,} crystals at {self.pixels} px)'
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #136bb519
 def study_rows(
@@ -64,9 +66,11 @@ def like_paper_rows(
     groups              # space groups
 )->tuple:               # ascending rows, and the groups that have entries enough
     "Rows that resemble the paper's data, and their groups"
-    numbers = np.array([int(n) if (n := name.rpartition('-')[2]).isdigit() else LIKE_PAPER['below'] for name in table.material_id.tolist()])
+    numbers = np.array([int(n) if (n := name.rpartition('-')[2]).isdigit() else LIKE_PAPER['below']
+                        for name in table.material_id.tolist()])
     labels = table.space_group; old = (numbers < LIKE_PAPER['below']) & np.isin(labels, groups)
-    count = np.bincount(labels[old], minlength=231); kept = tuple(g for g in groups if count[g] >= LIKE_PAPER['entries'])
+    count = np.bincount(labels[old], minlength=231)
+    kept = tuple(g for g in groups if count[g] >= LIKE_PAPER['entries'])
     return np.flatnonzero(old & np.isin(labels, kept)), kept
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #22b063fa
@@ -82,8 +86,10 @@ def make_study(
     scale='linear',   # their grey scale
 )->Study:
     "Choose crystals, and simulate those that no study has simulated before"
-    table, classes, among = run.table, class_set(groups), class_set(groups if alone else 72 if groups in (8, 20, 49, 72) else 116)
-    setup = replace(setup, detector=replace(setup.detector, pixels=pixels)); parts = study_rows(table, among, crystals, seed); place = run.folder.parent
+    table, classes, among = (run.table, class_set(groups),
+                             class_set(groups if alone else 72 if groups in (8, 20, 49, 72) else 116))
+    setup = replace(setup, detector=replace(setup.detector, pixels=pixels))
+    parts = study_rows(table, among, crystals, seed); place = run.folder.parent
     told = json.dumps(plain([run.hashes['mp'], among, crystals, seed, asdict(setup), scale]), sort_keys=True)
     key = f'{crystals or "all"}-{pixels}-{hashlib.sha256(told.encode()).hexdigest()[:8]}'
     recipe = Recipe(f'study {key}', 'MSDN', among, setup, scale)
@@ -91,7 +97,8 @@ def make_study(
     folder = cache_patterns(table, np.sort(np.concatenate(parts)), recipe, place/f'patterns-{key}', run.workers)
     known = np.isin(table.space_group, classes)
     if like_paper: rows, classes = like_paper_rows(table, classes); known[:] = False; known[rows] = True
-    return Study(table, classes, *(part[known[part]] for part in parts), folder, place/'networks', setup, scale, pixels, f'{key}-{groups}' + '-like-paper'*like_paper)
+    return Study(table, classes, *(part[known[part]] for part in parts), folder, place/'networks', setup, scale, pixels,
+                 f'{key}-{groups}' + '-like-paper'*like_paper)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #1589dd55
 def study_patterns(
@@ -100,7 +107,8 @@ def study_patterns(
 )->tuple: # uint8 patterns (n, 3, P, P), space groups (n,), and the rows (n,) that have patterns
     "Patterns of some crystals of a study"
     images, groups, cached = open_cache(study.folder); rows = np.asarray(rows); at = np.searchsorted(cached, rows)
-    if not np.array_equal(cached[np.minimum(at, len(cached) - 1)], rows): raise ValueError(f'{study.folder.name}: these patterns do not cover all the rows asked for; give rows of study.learn, study.valid or study.test')
+    if not np.array_equal(cached[np.minimum(at, len(cached) - 1)], rows):
+        raise ValueError(f'{study.folder.name}: these patterns do not cover all the rows asked for; give rows of study.learn, study.valid or study.test')
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
@@ -121,8 +129,10 @@ def study_recipe(
 )->Recipe:
     "The recipe of a network for a study"
     if shaped is None: shaped = dict(threshold=50, factor=1.7) if architecture.startswith('MS') else False
-    size = changes.pop('size', 224 if study.pixels > 224 else None); learning = PAPER_LEARNING if size == 224 else LEARNING
-    return Recipe('', architecture, study.classes, study.setup, study.scale, shaping=shaped or None, size=size, epochs=epochs, **{**learning, **changes})
+    size = changes.pop('size', 224 if study.pixels > 224 else None)
+    learning = PAPER_LEARNING if size == 224 else LEARNING
+    return Recipe('', architecture, study.classes, study.setup, study.scale, shaping=shaped or None, size=size,
+                  epochs=epochs, **{**learning, **changes})
 
 def network_name(
     study:Study,
@@ -188,31 +198,47 @@ def scores(
     return {k: told[k] for k in (*TOPS, 'diffraction_class_top1', 'crystal_system_top1', 'n')}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #0d3b46fb
-PUBLISHED_CLASSES = {'8': dict(top1=(99.04, .06)), '20': dict(top1=(95.01, .10)), '49': dict(top1=(83.16, .10)), '72': dict(top1=(80.12, .09))} # per cent
+# per cent
+PUBLISHED_CLASSES = {'8': dict(top1=(99.04, .06)), '20': dict(top1=(95.01, .10)), '49': dict(top1=(83.16, .10)),
+                     '72': dict(top1=(80.12, .09))}
 PUBLISHED_MORE_THAN = {'8': dict(top2=99), '20': dict(top2=99), '49': dict(top4=95), '72': dict(top5=95)}                                         # 'more than', per cent
 
 def _counts(study, wanted, like_paper=False):
     "Crystals of each group in the three parts, and in all of the table that the study is a sample of"
-    groups = study.table.space_group; table = like_paper_rows(study.table, wanted)[0] if like_paper else np.arange(len(groups)); parts = dict(learn=study.learn, valid=study.valid, test=study.test, table=table)
+    groups = study.table.space_group
+    table = like_paper_rows(study.table, wanted)[0] if like_paper else np.arange(len(groups))
+    parts = dict(learn=study.learn, valid=study.valid, test=study.test, table=table)
     count = {name: np.bincount(groups[rows], minlength=231) for name, rows in parts.items()}
-    return dict(groups={str(g): {name: int(c[g]) for name, c in count.items()} for g in study.classes}, left_out=[g for g in wanted if g not in study.classes],
-                crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()}, by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
+    return dict(groups={str(g): {name: int(c[g]) for name, c in count.items()} for g in study.classes},
+                left_out=[g for g in wanted if g not in study.classes],
+                crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()},
+                by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #0455c030
 def _trained_scores(run, study, seed, start=None, **how):
     "Train, or load, and score on the test part, and on as many crystals that it learned from"
-    trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]; known = some_rows(known, len(study.test), seed)
-    return dict(network=trained.card['name'], log=trained.card['log'], parameters=trained.card['parameters'], scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
+    trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]
+    known = some_rows(known, len(study.test), seed)
+    return dict(network=trained.card['name'], log=trained.card['log'], parameters=trained.card['parameters'],
+                scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
 
 def _class_scores(run, name, make, sizes, seeds, epochs, transfer_epochs, scratch):
     "All sizes by transfer from 8 groups, and some from scratch; seed by seed"
     found = {}
     for seed, n in [(s, n) for s in seeds for n in sizes]:
         study = make(n); first = partial(learned, run, make(8), 'MSDN', seed, epochs=epochs)
-        def job(how, key, epochs): return _trained_scores(run, study, seed, first() if how == 'transfer' else None, architecture='MSDN', epochs=epochs)
+        def job(how, key, epochs):
+            return _trained_scores(run, study, seed, first() if how == 'transfer' else None, architecture='MSDN',
+                                   epochs=epochs)
         ways = (['transfer'] if n != 8 else []) + (['scratch'] if n == 8 or scratch(n, seed) else [])
-        for how in ways: found.setdefault(str(n), {}).setdefault(how, []).append(run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key, epochs if how == 'scratch' else transfer_epochs))
-    return {n: {how: dict(scores=mean_std([r['scores'] for r in rows]), learned=mean_std([r['learned'] for r in rows]), log=rows[0]['log'], networks=[r['network'] for r in rows], parameters=rows[0]['parameters']) for how, rows in ways.items()} for n, ways in found.items()}
+        for how in ways:
+            found.setdefault(str(n), {}).setdefault(how,
+                                                    []).append(run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key,
+                                                                        epochs if how == 'scratch'
+                                                                        else transfer_epochs))
+    return {n: {how: dict(scores=mean_std([r['scores'] for r in rows]), learned=mean_std([r['learned'] for r in rows]),
+                          log=rows[0]['log'], networks=[r['network'] for r in rows], parameters=rows[0]['parameters'])
+                for how, rows in ways.items()} for n, ways in found.items()}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #e3adc959
 def fold_rows(
@@ -221,32 +247,50 @@ def fold_rows(
     seed:int=0
 )->list:          # (training rows, validation rows) for each fold in turn
     "The learning and validation rows, divided into folds in every group"
-    rows = np.sort(np.concatenate([study.learn, study.valid])); parts = random_split(study.table.space_group[rows], (1/folds,)*folds, seed)
+    rows = np.sort(np.concatenate([study.learn, study.valid]))
+    parts = random_split(study.table.space_group[rows], (1/folds,)*folds, seed)
     return [(np.delete(rows, part), rows[part]) for part in parts]
 
 def _rotation(run, study, size, seed):
     "One network through the folds"
     trained, turns = None, []
     for k, rows in enumerate(fold_rows(study, 10, seed)[:size.folds]):
-        def job(key, fold, epochs): return _trained_scores(run, study, seed, trained, architecture='MSDN', epochs=epochs, rows=rows, **turn)
+        def job(key, fold, epochs):
+            return _trained_scores(run, study, seed, trained, architecture='MSDN', epochs=epochs, rows=rows, **turn)
         turn = dict(schedule='flat') | ({} if study.pixels > 224 else dict(lr=LEARNING['lr']/2))
-        turns.append(run.step(f'fold-{k}', job, study.key, k, size.fold_epochs)); trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
+        turns.append(run.step(f'fold-{k}', job, study.key, k, size.fold_epochs))
+        trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
     return dict(folds=10, turns=turns)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #b3c6ae60
-@experiment('classes', paper='A', about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch', needs='mp', minutes=160)
+@experiment('classes', paper='A',
+            about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
+            needs='mp', minutes=160)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
-    size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72], like_crystals=None, like_epochs=100, like_transfer_epochs=100, like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10, fold_epochs=100),
-        reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_crystals=None, like_epochs=10, like_transfer_epochs=3, like_sizes=[8, 20, 49, 72], like_repeats=1, folds=3, fold_epochs=1),
-        quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs=1, like_transfer_epochs=1, like_sizes=[8], folds=2))
+    size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72],
+                              scratch_repeats=[20, 49, 72], like_crystals=None, like_epochs=100,
+                              like_transfer_epochs=100, like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10,
+                              fold_epochs=100),
+                    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_crystals=None, like_epochs=10,
+                                 like_transfer_epochs=3, like_sizes=[8, 20, 49, 72], like_repeats=1, folds=3,
+                                 fold_epochs=1),
+                    quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'],
+                               like_epochs=1, like_transfer_epochs=1, like_sizes=[8], folds=2))
     made = {}
-    def make(n, like): return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels, run.seed, like))
-    seeds = run.seeds(size.repeats); found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size.epochs, size.transfer_epochs, lambda n, seed: n in size.scratch_repeats or seed == run.seed)
-    like = _class_scores(run, 'like', lambda n: make(n, True), size.like_sizes, seeds[:size.like_repeats], size.like_epochs, size.like_transfer_epochs, lambda n, seed: False)
-    data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes}, 'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in size.like_sizes}}
-    return dict(scores={'all': found, 'like the paper': like}, rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data, like_paper=LIKE_PAPER,
-                published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
+    def make(n, like):
+        return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels,
+                                                     run.seed, like))
+    seeds = run.seeds(size.repeats)
+    found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size.epochs, size.transfer_epochs,
+                          lambda n, seed: n in size.scratch_repeats or seed == run.seed)
+    like = _class_scores(run, 'like', lambda n: make(n, True), size.like_sizes, seeds[:size.like_repeats],
+                         size.like_epochs, size.like_transfer_epochs, lambda n, seed: False)
+    data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
+            'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in size.like_sizes}}
+    return dict(scores={'all': found, 'like the paper': like},
+                rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
+                like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
 def difference(
@@ -255,7 +299,8 @@ def difference(
     "How much more often the first network is right"
     a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
     spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
-    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d), seeds=[len(a), len(b)])
+    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d),
+                seeds=[len(a), len(b)])
 
 def gains_by_system(
     truth, # (n,) space groups
@@ -263,7 +308,8 @@ def gains_by_system(
 )->dict:   # crystal system -> `difference`; systems with fewer than two crystals are left out
     "How much more often the first network is right, by crystal system"
     systems = systems_of(truth)
-    return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS if (systems == s).sum() > 1}
+    return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS
+            if (systems == s).sum() > 1}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #bd685635
 def add_norm(
@@ -271,7 +317,8 @@ def add_norm(
 ):         # the same
     "Put a batch normalisation behind every convolution"
     for name, child in list(module.named_children()):
-        if isinstance(child, torch.nn.Conv2d): setattr(module, name, torch.nn.Sequential(child, torch.nn.BatchNorm2d(child.out_channels)))
+        if isinstance(child, torch.nn.Conv2d):
+            setattr(module, name, torch.nn.Sequential(child, torch.nn.BatchNorm2d(child.out_channels)))
         else: add_norm(child)
     return module
 
@@ -284,7 +331,8 @@ class Variant(MSDN):
         one_head=False,  # one head on the mean of the streams?
         dropout=.2
     ):
-        super().__init__(n_classes, 1 if one_head else len(beams), dropout); self.beams, self.one_head = list(beams), one_head
+        super().__init__(n_classes, 1 if one_head else len(beams), dropout)
+        self.beams, self.one_head = list(beams), one_head
         if norm: add_norm(self.trunk)
     def encode(self, x): return super().encode(x[:, self.beams]) # (B, 3, 3, H, W) -> (B, streams, 960)
     def decide(self, f): return self.heads[0](self.dropout(f.mean(1))) if self.one_head else super().decide(f)
@@ -301,41 +349,59 @@ def ablation_changes(
     released=True            # compare with the released program?
 )->dict:                     # label -> dict of what is different: patterns, shaped, network, seed; and against which it is set, if not the default
     "One change at a time"
-    lines, field = dict(threshold=50, factor=1.7), lambda f: replace(PAPER, detector=replace(PAPER.detector, field_of_view=f))
-    changes = {'default': {}, 'another seed': dict(seed=1000)} | {f'threshold {t}': dict(shaped=lines | dict(threshold=t)) for t in thresholds} | {f'line factor {f}': dict(shaped=lines | dict(factor=f)) for f in factors}
-    changes |= {'no lines': dict(shaped=lines | dict(factor=.5)), 'graded lines': dict(shaped=lines | dict(mode='response')), 'log intensities': dict(patterns=dict(scale='log'))}
-    changes |= {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))), 'one head': dict(network=dict(one_head=True)), 'batch normalisation': dict(network=dict(norm=True))}
-    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p)) for p in pixels} | {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER, crystallite=Crystallite(c)))) for c in crystallites}
+    lines, field = dict(threshold=50, factor=1.7), lambda f: replace(PAPER,
+                                                                     detector=replace(PAPER.detector, field_of_view=f))
+    changes = {'default': {},
+               'another seed': dict(seed=1000)} | {f'threshold {t}': dict(shaped=lines | dict(threshold=t))
+                                                   for t in thresholds} | {f'line factor {f}': dict(shaped=lines
+        | dict(factor=f)) for f in factors}
+    changes |= {'no lines': dict(shaped=lines | dict(factor=.5)),
+                'graded lines': dict(shaped=lines | dict(mode='response')),
+                'log intensities': dict(patterns=dict(scale='log'))}
+    changes |= {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))),
+                'one head': dict(network=dict(one_head=True)), 'batch normalisation': dict(network=dict(norm=True))}
+    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p))
+                for p in pixels} | {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER,
+        crystallite=Crystallite(c)))) for c in crystallites}
     changes |= {f'field of view {f:g}/Å': dict(patterns=dict(setup=field(f))) for f in fields}
-    if released: changes |= {'shaped at 256 pixels': dict(patterns=dict(pixels=256)), 'released program': dict(patterns=dict(pixels=256), shaped=lines | dict(mode='released'), against='shaped at 256 pixels')}
+    if released:
+        changes |= {'shaped at 256 pixels': dict(patterns=dict(pixels=256)),
+                    'released program': dict(patterns=dict(pixels=256), shaped=lines | dict(mode='released'),
+                                             against='shaped at 256 pixels')}
     return changes
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #927df7fb
 def _ablated(run, size, change, seed):
     "Ranks of the truth among the answers of one changed network, test and validation"
-    study = make_study(run, size.groups, **(dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True) | change.get('patterns', {}))); edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
+    study = make_study(run, size.groups, **(dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True) | change.get('patterns', {})))
+    edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
     how = dict(architecture='MSDN-variant', model_args=change['network']) if 'network' in change else dict(architecture='MSDN')
-    trained = learned(run, study, seed=seed + change.get('seed', 0), epochs=size.epochs, shaped=change.get('shaped'), size=edge, **how); test, valid = (answers(trained, study, rows) for rows in (study.test, study.valid))
+    trained = learned(run, study, seed=seed + change.get('seed', 0), epochs=size.epochs, shaped=change.get('shaped'), size=edge, **how)
+    test, valid = (answers(trained, study, rows) for rows in (study.test, study.valid))
     return dict(ranks=test.ranks.astype(np.uint8), rows=test.rows, valid=valid.ranks.astype(np.uint8), minutes=np.array(sum(e['minutes'] for e in trained.card['log'])))
 
 def _change_scores(found, base):
     "Figures of a change, and the difference from the default"
     shares = [dict(top1=float((f['ranks'] == 0).mean()), top2=float((f['ranks'] < 2).mean()), valid1=float((f['valid'] == 0).mean())) for f in found]
-    return dict(**mean_std(shares), test=rate(np.concatenate([f['ranks'] for f in found]) == 0), difference=difference(*(np.stack([f['ranks'] == 0 for f in side]) for side in (found, base))),
-                minutes=float(np.mean([f['minutes'] for f in found])))
+    return dict(**mean_std(shares), test=rate(np.concatenate([f['ranks'] for f in found]) == 0),
+                difference=difference(*(np.stack([f['ranks'] == 0 for f in side]) for side in (found, base))), minutes=float(np.mean([f['minutes'] for f in found])))
 
 @experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=11)
 def ablation(run):
     "Every change on the same crystals"
-    size = run.size(full=dict(**FULL, groups=72, repeats=3, changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9], pixels=[64, 128], crystallites=[20., 30., 60., 80.], fields=[.6, .8, 1.5])),
-        reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1, changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
-        quick=dict(QUICK, crystals=100, changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
+    size = run.size(full=dict(**FULL, groups=72, repeats=3,
+                              changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9], pixels=[64, 128], crystallites=[20., 30., 60., 80.],
+                                           fields=[.6, .8, 1.5])),
+                    reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1,
+                                 changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
+                    quick=dict(QUICK, crystals=100, changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
     changes, found = ablation_changes(**size.changes), {}; seeds = run.seeds(size.repeats)
     for name, change in changes.items():
         def job(name, seed, *told): return _ablated(run, size, change, seed)
         found[name] = [run.arrays(f'change-{list(changes).index(name)}-seed-{seed}', job, name, seed, size.crystals, size.epochs) for seed in seeds]
     for name in found: assert all(np.array_equal(f['rows'], found['default'][0]['rows']) for f in found[name]), f'{name} answered other crystals'
-    return dict(changes={name: dict(against=changes[name].get('against', 'default'), **_change_scores(rows, found[changes[name].get('against', 'default')])) for name, rows in found.items()}, groups=list(class_set(size.groups)))
+    return dict(changes={name: dict(against=changes[name].get('against', 'default'), **_change_scores(rows, found[changes[name].get('against', 'default')]))
+                         for name, rows in found.items()}, groups=list(class_set(size.groups)))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #25ad28dd
 def matched_split(
@@ -346,7 +412,9 @@ def matched_split(
     "A random division with the same number of every group in each part"
     space_groups = np.asarray(space_groups); owner = np.full(len(space_groups), -1)
     for k, part in enumerate(parts): owner[part] = k
-    for g in np.unique(space_groups): mine = np.flatnonzero(space_groups == g); owner[mine] = np.random.default_rng([seed, int(g)]).permutation(owner[mine])
+    for g in np.unique(space_groups):
+        mine = np.flatnonzero(space_groups == g)
+        owner[mine] = np.random.default_rng([seed, int(g)]).permutation(owner[mine])
     return tuple(np.flatnonzero(owner == k) for k in range(len(parts)))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #b16d0a7c
@@ -368,37 +436,59 @@ def _by_frequency(keys, target, ask, n_classes, weight=20.):
 def _patternless(study, learn, test, seed, trees):
     "Scores of the three answers that need no pattern"
     from sklearn.ensemble import RandomForestClassifier
-    groups = study.table.space_group; known = np.array(study.classes); target, truth = (np.searchsorted(known, groups[rows]) for rows in (learn, test)); n = len(known)
-    kind = np.char.partition(study.table.prototypes[np.concatenate([learn, test])], ' ')[:, 2]; full = np.zeros((len(test), n))
-    forest = RandomForestClassifier(trees, random_state=seed, n_jobs=1).fit(compositions(study.table, learn), target); full[:, forest.classes_] = forest.predict_proba(compositions(study.table, test))
-    said = {'commonest groups': np.tile(np.bincount(target, minlength=n)/len(target), (len(test), 1)), 'composition': full, 'formula type and sites': _by_frequency(kind[:len(learn)], target, kind[len(learn):], n)}
+    groups = study.table.space_group; known = np.array(study.classes)
+    target, truth = (np.searchsorted(known, groups[rows]) for rows in (learn, test)); n = len(known)
+    kind = np.char.partition(study.table.prototypes[np.concatenate([learn, test])], ' ')[:, 2]
+    full = np.zeros((len(test), n))
+    forest = RandomForestClassifier(trees, random_state=seed, n_jobs=1).fit(compositions(study.table, learn), target)
+    full[:, forest.classes_] = forest.predict_proba(compositions(study.table, test))
+    said = {'commonest groups': np.tile(np.bincount(target, minlength=n)/len(target), (len(test), 1)),
+            'composition': full,
+            'formula type and sites': _by_frequency(kind[:len(learn)], target, kind[len(learn):], n)}
     return {name: scores(Evaluation(name, known, np.asarray(test), truth, p, 0, 1.)) for name, p in said.items()}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #41c1bc75
 FOLDNET = dict(architecture='FoldNet', lr=3e-3, weight_decay=.05, label_smoothing=.05, batch_size=64)
 
-def _fold_study(run, size): return make_study(run, size.groups, size.crystals, size.pixels, run.seed, setup=DEFAULT, scale='log')
+def _fold_study(run, size):
+    return make_study(run, size.groups, size.crystals, size.pixels, run.seed, setup=DEFAULT, scale='log')
 
 def _divided(study, how, seed):
     "Learning, validation and test rows of a study's crystals, by types or at random"
-    rows = np.sort(np.concatenate([study.learn, study.valid, study.test])); groups, kinds = study.table.space_group[rows], study.table.prototypes[rows]
+    rows = np.sort(np.concatenate([study.learn, study.valid, study.test]))
+    groups, kinds = study.table.space_group[rows], study.table.prototypes[rows]
     parts = prototype_split(groups, kinds, PARTS, seed)
     if how == 'random': parts = matched_split(groups, parts, seed)
-    told = dict(crystals=[len(p) for p in parts], types=len(set(kinds.tolist())), known_types=float(np.isin(kinds[parts[2]], kinds[parts[0]]).mean()), groups_not_learned=sorted(set(groups[parts[2]].tolist()) - set(groups[parts[0]].tolist())))
+    told = dict(crystals=[len(p) for p in parts], types=len(set(kinds.tolist())),
+                known_types=float(np.isin(kinds[parts[2]], kinds[parts[0]]).mean()),
+                groups_not_learned=sorted(set(groups[parts[2]].tolist()) - set(groups[parts[0]].tolist())))
     return tuple(rows[p] for p in parts), told
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #fd8ac9e1
-@experiment('prototypes', paper='A', about='72 groups with whole structure types kept out, beside a random division and answers without patterns', needs='mp', minutes=6)
+@experiment('prototypes', paper='A',
+            about='72 groups with whole structure types kept out, beside a random division and answers without patterns',
+            needs='mp', minutes=6)
 def prototypes(run):
     "Two divisions with the same number of every group, a network and three answers without patterns for each"
-    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, trees=300, repeats=3), reduced=dict(crystals=10_000, pixels=64, epochs=5, trees=100, repeats=1), quick=dict(**QUICK, trees=5))
+    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, trees=300, repeats=3),
+                    reduced=dict(crystals=10_000, pixels=64, epochs=5, trees=100, repeats=1),
+                    quick=dict(**QUICK, trees=5))
     study, found, seeds = _fold_study(run, size), {}, run.seeds(size.repeats)
     for how in ('types', 'random'):
         (learn, valid, test), told = _divided(study, how, run.seed)
-        def network(how, key, epochs, seed): return scores(answers(learned(run, study, seed=seed, epochs=epochs, rows=(learn, valid), **FOLDNET), study, test))
+        def network(how, key, epochs, seed):
+            return scores(answers(learned(run, study, seed=seed, epochs=epochs, rows=(learn, valid), **FOLDNET), study,
+                                  test))
         def patternless(how, key, trees): return _patternless(study, learn, test, run.seed, trees)
-        found[how] = dict(division=told, network=mean_std([run.step(f'{how}-network-{seed}', network, how, study.key, size.epochs, seed) for seed in seeds]), **run.step(f'{how}-patternless', patternless, how, study.key, size.trees))
-    return dict(divisions=found, ceiling=ceiling(study.classes, dict(zip(study.classes, np.bincount(study.table.space_group, minlength=231)[list(study.classes)].tolist()))))
+        found[how] = dict(division=told,
+                          network=mean_std([run.step(f'{how}-network-{seed}', network, how, study.key, size.epochs,
+                                                     seed) for seed in seeds]),
+                          **run.step(f'{how}-patternless', patternless, how, study.key, size.trees))
+    return dict(divisions=found,
+                ceiling=ceiling(study.classes,
+                                dict(zip(study.classes,
+                                         np.bincount(study.table.space_group,
+                                                     minlength=231)[list(study.classes)].tolist()))))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #f8a605ac
 def power_law(n, a, b, c): return a*np.asarray(n, float)**-b + c
@@ -415,11 +505,16 @@ def fit_power_law(
     from scipy.optimize import curve_fit
     n, errors, std = (np.asarray(v, float) for v in (n, errors, std)); std = np.maximum(std, 1e-4)
     law = lambda m, a, b, c: power_law(m/n[0], a, b, c)
-    def once(e): return curve_fit(law, n, e, p0=(max(e[0]*.7, 1e-3), .3, e.min()*.3), sigma=std, bounds=([0, 0, 0], [2, 2, .999]), maxfev=5000)[0]
-    best, rng = once(errors), np.random.default_rng(seed); many = np.array([once(np.clip(rng.normal(errors, std), 1e-3, 1)) for _ in range(draws)])
+    def once(e):
+        return curve_fit(law, n, e, p0=(max(e[0]*.7, 1e-3), .3, e.min()*.3), sigma=std,
+                         bounds=([0, 0, 0], [2, 2, .999]), maxfev=5000)[0]
+    best, rng = once(errors), np.random.default_rng(seed)
+    many = np.array([once(np.clip(rng.normal(errors, std), 1e-3, 1)) for _ in range(draws)])
     span = lambda values: [float(v) for v in np.percentile(values, (5, 95))]
-    constants = {k: dict(value=float(best[i]*(n[0]**best[1] if k == 'a' else 1)), span=span(many[:, i]*(n[0]**many[:, 1] if k == 'a' else 1))) for i, k in enumerate('abc')}
-    return dict(**constants, at={str(int(m)): dict(error=float(law(m, *best)), span=span([law(m, *w) for w in many])) for m in at}, residuals=(errors - law(n, *best)).tolist())
+    constants = {k: dict(value=float(best[i]*(n[0]**best[1] if k == 'a' else 1)),
+                         span=span(many[:, i]*(n[0]**many[:, 1] if k == 'a' else 1))) for i, k in enumerate('abc')}
+    return dict(**constants, at={str(int(m)): dict(error=float(law(m, *best)), span=span([law(m, *w) for w in many]))
+                                 for m in at}, residuals=(errors - law(n, *best)).tolist())
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #e1ab2bfb
 SHARES = (.05, .1, .2, .5, 1.) # of the learning part
@@ -432,16 +527,24 @@ def curve_rows(
     "An even part of the learning rows"
     return study.learn[random_split(study.table.space_group[study.learn], (share,), seed)[0]]
 
-@experiment('learning-curve', paper='A', about='accuracy by the number of crystals learned from, and the power law that says what more would bring', needs='mp', minutes=5)
+@experiment('learning-curve', paper='A',
+            about='accuracy by the number of crystals learned from, and the power law that says what more would bring',
+            needs='mp', minutes=5)
 def learning_curve(run):
     "Five shares of the learning part, the same test part"
-    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, shares=SHARES, draws=200, repeats=3), reduced=dict(crystals=10_000, pixels=64, epochs=5, repeats=1), quick=dict(**QUICK, shares=(.2, .35, .5, 1.), draws=5))
+    size = run.size(full=dict(crystals=None, pixels=96, epochs=20, groups=72, shares=SHARES, draws=200, repeats=3),
+                    reduced=dict(crystals=10_000, pixels=64, epochs=5, repeats=1),
+                    quick=dict(**QUICK, shares=(.2, .35, .5, 1.), draws=5))
     study, found, seeds = _fold_study(run, size), {}, run.seeds(size.repeats)
     for share in size.shares:
         rows = curve_rows(study, share, run.seed); epochs = round(size.epochs/share**.5)
-        def job(share, key, epochs, seed): return scores(answers(learned(run, study, seed=seed, epochs=epochs, rows=(rows, study.valid), **FOLDNET), study))
-        found[str(share)] = dict(learned_from=len(rows), epochs=epochs, scores=mean_std([run.step(f'share-{share}-{seed}', job, share, study.key, epochs, seed) for seed in seeds]))
-    n = [f['learned_from'] for f in found.values()]; tests = next(iter(found.values()))['scores']['n']['value']; every = int(np.isin(study.table.space_group, study.classes).sum()*PARTS[0]); fits = {}
+        def job(share, key, epochs, seed):
+            return scores(answers(learned(run, study, seed=seed, epochs=epochs, rows=(rows, study.valid), **FOLDNET), study))
+        found[str(share)] = dict(learned_from=len(rows), epochs=epochs,
+                                 scores=mean_std([run.step(f'share-{share}-{seed}', job, share, study.key, epochs, seed)
+                                                  for seed in seeds]))
+    n = [f['learned_from'] for f in found.values()]; tests = next(iter(found.values()))['scores']['n']['value']
+    every = int(np.isin(study.table.space_group, study.classes).sum()*PARTS[0]); fits = {}
     for score in ('top1', 'top5', 'diffraction_class_top1'):
         wrong = np.array([1 - f['scores'][score]['value'] for f in found.values()]); std = np.sqrt(wrong*(1 - wrong)/tests)
         fits[score] = fit_power_law(n, wrong, std, sorted({2*n[-1], 10*n[-1], every, 10*every}), size.draws, run.seed)

@@ -15,17 +15,21 @@ from collections import Counter
 from dataclasses import replace
 import numpy as np, torch
 from scipy.special import softmax
-from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, diffraction_class, diffraction_classes, population, symbol, systems_of
+from .symmetry import (CRYSTAL_SYSTEMS, ceiling, class_set, diffraction_class, diffraction_classes, population,
+                              symbol, systems_of)
 from .crystal import MAX_ATOMS, standard_cell
 from .sources import some_rows
 from .diffraction import PAPER
 from .shaping import spot_pattern
 from .models import joint_logits
-from .training import Recipe, Trained, fill_chunk, fit_temperature, load_weights, network_input, pattern_images, predict, split_of, spread
+from .training import (Recipe, Trained, fill_chunk, fit_temperature, load_weights, network_input, pattern_images,
+                              predict, split_of, spread)
 from .evaluation import Evaluation, expected_calibration_error, rate, ranks, reliability
-from .latent import compare_distances, feature_maps, features, latent_map, mosaic, neighbour_distances, redundancy
+from .latent import (compare_distances, feature_maps, features, latent_map, mosaic, neighbour_distances,
+                            redundancy)
 from .experiments import ExperimentError, experiment
-from .paper_a_accuracy import QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, study_patterns
+from .paper_a_accuracy import (QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study,
+                                      study_patterns)
 from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT
 
 # %% ../nbs/47_paper_a_answers.ipynb #e74dd23c
@@ -42,13 +46,17 @@ def model_answers(
     chunk:int=256       # rows at a time
 )->dict:                # arrays: rows, logits; mc_rows, mean, std; features
     "What a network says to crystals of a table, before the softmax and under dropout"
-    recipe, groups = trained.recipe, table.space_group; rows = np.asarray(rows)[table.n_sites[rows] < MAX_ATOMS]; out = {k: [] for k in ('rows', 'logits', 'mc_rows', 'mean', 'std', 'features')}
-    parts = [rows[i:i + chunk] for i in range(0, len(rows), chunk)]; jobs = (([table[int(i)] for i in part], recipe, groups[part]) for part in parts)
+    recipe, groups = trained.recipe, table.space_group; rows = np.asarray(rows)[table.n_sites[rows] < MAX_ATOMS]
+    out = {k: [] for k in ('rows', 'logits', 'mc_rows', 'mean', 'std', 'features')}
+    parts = [rows[i:i + chunk] for i in range(0, len(rows), chunk)]
+    jobs = (([table[int(i)] for i in part], recipe, groups[part]) for part in parts)
     for part, (images, labels) in zip(parts, spread(fill_chunk, jobs, workers)):
         part, images = part[labels > 0], images[labels > 0]; asked = np.isin(part, mc_rows); out['rows'].append(part)
-        out['logits'] += [joint_logits(trained.model(network_input(images[i:i + 64], recipe))).float().numpy() for i in range(0, len(images), 64)]
+        out['logits'] += [joint_logits(trained.model(network_input(images[i:i + 64], recipe))).float().numpy()
+                          for i in range(0, len(images), 64)]
         if mc and asked.any():
-            for k, v in zip(('mc_rows', 'mean', 'std'), (part[asked], *predict(trained, images[asked], mc, seed=seed))): out[k].append(v)
+            for k, v in zip(('mc_rows', 'mean', 'std'), (part[asked], *predict(trained, images[asked], mc, seed=seed))):
+                out[k].append(v)
         if keep_features: out['features'].append(features(trained, images))
     return {k: np.concatenate(v) for k, v in out.items() if v}
 
@@ -60,10 +68,15 @@ def calibration(
     seed:int=0
 )->dict:
     "Calibration error with its scatter, what honest answers would show, and the bins behind it"
-    rng = np.random.default_rng(seed); c, right = probabilities.max(1).astype(float), ranks(probabilities, target) == 0; ece = expected_calibration_error; n = len(c)
-    again = [ece(c[i], right[i]) for i in rng.integers(0, n, (draws, n))]; honest = [ece(c, rng.random(n) < c) for _ in range(draws)]
-    return dict(ece=dict(value=ece(c, right), std=float(np.std(again)), n=n), honest=dict(value=float(np.mean(honest)), std=float(np.std(honest))), top1=rate(right),
-                confidence=float(c.mean()), log_loss=float(-np.log(np.maximum(probabilities[np.arange(n), target], 1e-30)).mean()), reliability=np.nan_to_num(reliability(c, right)).round(5).tolist())
+    rng = np.random.default_rng(seed); c, right = probabilities.max(1).astype(float), ranks(probabilities, target) == 0
+    ece = expected_calibration_error; n = len(c)
+    again = [ece(c[i], right[i]) for i in rng.integers(0, n, (draws, n))]
+    honest = [ece(c, rng.random(n) < c) for _ in range(draws)]
+    return dict(ece=dict(value=ece(c, right), std=float(np.std(again)), n=n),
+                honest=dict(value=float(np.mean(honest)), std=float(np.std(honest))), top1=rate(right),
+                confidence=float(c.mean()),
+                log_loss=float(-np.log(np.maximum(probabilities[np.arange(n), target], 1e-30)).mean()),
+                reliability=np.nan_to_num(reliability(c, right)).round(5).tolist())
 
 # %% ../nbs/47_paper_a_answers.ipynb #9a39acf6
 BINS = 20 # of the histograms of confidence
@@ -75,8 +88,10 @@ def told_apart(
     "Confidence of right and of wrong answers: histograms over 0..1, medians, and the chance that a right one has more"
     from sklearn.metrics import roc_auc_score
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool); both = right.any() and (~right).any()
-    side = lambda x: dict(n=len(x), median=float(np.median(x)) if len(x) else None, histogram=np.histogram(x, BINS, (0, 1))[0].tolist())
-    return dict(right=side(confidence[right]), wrong=side(confidence[~right]), area=float(roc_auc_score(right, confidence)) if both else None)
+    side = lambda x: dict(n=len(x), median=float(np.median(x)) if len(x) else None,
+                          histogram=np.histogram(x, BINS, (0, 1))[0].tolist())
+    return dict(right=side(confidence[right]), wrong=side(confidence[~right]),
+                area=float(roc_auc_score(right, confidence)) if both else None)
 
 def same_class(
     a, b,         # (n,) space groups
@@ -93,11 +108,15 @@ def second_answers(
     classes        # (classes,) space groups
 )->dict:
     "How first and second answers are related, to each other and to the truth"
-    classes = np.asarray(classes); order = np.argsort(-probabilities, 1, kind='stable')[:, :2]; first, second, truth = classes[order[:, 0]], classes[order[:, 1]], classes[target]
-    wrong, saved = first != truth, (first != truth) & (second == truth); out = dict(second_right_when_first_wrong=rate(saved[wrong]) if wrong.any() else None)
+    classes = np.asarray(classes); order = np.argsort(-probabilities, 1, kind='stable')[:, :2]
+    first, second, truth = classes[order[:, 0]], classes[order[:, 1]], classes[target]
+    wrong, saved = first != truth, (first != truth) & (second == truth)
+    out = dict(second_right_when_first_wrong=rate(saved[wrong]) if wrong.any() else None)
     for axes in ('free', 'fixed'):
         pair, missed = same_class(first, second, axes), same_class(first, truth, axes)
-        out[axes] = {name: rate(x) if len(x) else None for name, x in dict(all=pair, first_right=pair[~wrong], first_wrong=pair[wrong], second_right=pair[saved], truth_and_first=missed[wrong]).items()}
+        out[axes] = {name: rate(x) if len(x) else None
+                     for name, x in dict(all=pair, first_right=pair[~wrong], first_wrong=pair[wrong],
+                                         second_right=pair[saved], truth_and_first=missed[wrong]).items()}
     return out
 
 # %% ../nbs/47_paper_a_answers.ipynb #a1cf2108
@@ -109,9 +128,12 @@ def example_kinds(
     classes  # (classes,) space groups
 )->dict:     # kind -> (n,) bool
     "Six kinds of answers"
-    r, c = ranks(mean, target), mean.max(1); order = np.argsort(-mean, 1, kind='stable')[:, :2]; pair = same_class(*np.asarray(classes)[order].T)
-    return {'right and sure': (r == 0) & (c >= SURE), 'right and doubtful': (r == 0) & (c < DOUBTFUL), 'wrong, the second is right and inseparable': (r == 1) & pair,
-            'wrong, the second is right and separable': (r == 1) & ~pair, 'wrong, neither of two is right': r > 1, 'wrong and sure': (r > 0) & (c >= SURE)}
+    r, c = ranks(mean, target), mean.max(1); order = np.argsort(-mean, 1, kind='stable')[:, :2]
+    pair = same_class(*np.asarray(classes)[order].T)
+    return {'right and sure': (r == 0) & (c >= SURE), 'right and doubtful': (r == 0) & (c < DOUBTFUL),
+            'wrong, the second is right and inseparable': (r == 1) & pair,
+            'wrong, the second is right and separable': (r == 1) & ~pair, 'wrong, neither of two is right': r > 1,
+            'wrong and sure': (r > 0) & (c >= SURE)}
 
 def median_of(
     values, # (n,)
@@ -128,32 +150,50 @@ def top_answers(
     k:int=5
 )->list:       # of dicts, the likeliest first
     "The first answers, with mean and standard deviation"
-    return [dict(space_group=int(classes[i]), symbol=symbol(int(classes[i])), probability=round(float(mean[i]), 5), std=round(float(std[i]), 5)) for i in np.argsort(-mean, kind='stable')[:k]]
+    return [dict(space_group=int(classes[i]), symbol=symbol(int(classes[i])), probability=round(float(mean[i]), 5),
+                 std=round(float(std[i]), 5)) for i in np.argsort(-mean, kind='stable')[:k]]
 
 def examples(table, rows, mean, std, target, classes):
     "One example of each of the six kinds, and how many there are"
     found = {}
     for kind, among in example_kinds(mean, target, classes).items():
         i = median_of(mean.max(1), among); found[kind] = dict(n=int(among.sum()))
-        if i is not None: found[kind].update(material_id=str(table.material_id[rows[i]]), formula=table[int(rows[i])].to_pymatgen().composition.reduced_formula, space_group=int(classes[target[i]]), symbol=symbol(int(classes[target[i]])), answers=top_answers(mean[i], std[i], classes))
+        if i is not None:
+            found[kind].update(material_id=str(table.material_id[rows[i]]),
+                               formula=table[int(rows[i])].to_pymatgen().composition.reduced_formula,
+                               space_group=int(classes[target[i]]), symbol=symbol(int(classes[target[i]])),
+                               answers=top_answers(mean[i], std[i], classes))
     return found
 
 # %% ../nbs/47_paper_a_answers.ipynb #339e7a38
 ASKED_ECE = .02
 
-@experiment('uncertainty', paper='A', about='what dropout and confidence say of msdn-72: calibration, second answers, examples', needs='mp', minutes=6)
+@experiment('uncertainty', paper='A', about='what dropout and confidence say of msdn-72: calibration, second answers, examples',
+            needs='mp', minutes=6)
 def uncertainty(run):
     "Plain answers before and after temperature scaling, and Monte Carlo dropout"
-    size = run.size(full=dict(crystals=None, asked_often=None, passes=500), reduced=dict(asked_often=1000), quick=dict(crystals=32, asked_often=16, passes=20))
-    trained = load_weights('msdn-72'); _, valid, test = split_of(trained, run.table); test = some_rows(test, size.crystals, run.seed); often = some_rows(test, size.asked_often, run.seed + 1)
+    size = run.size(full=dict(crystals=None, asked_often=None, passes=500), reduced=dict(asked_often=1000),
+                    quick=dict(crystals=32, asked_often=16, passes=20))
+    trained = load_weights('msdn-72'); _, valid, test = split_of(trained, run.table)
+    test = some_rows(test, size.crystals, run.seed); often = some_rows(test, size.asked_often, run.seed + 1)
     run.say(f'{len(test)} crystals, {len(often)} of them under dropout'); classes = np.array(trained.recipe.classes)
-    tuned = run.arrays('validation', model_answers, trained, run.table, some_rows(valid, size.crystals, run.seed), workers=run.workers); found = run.arrays('test', model_answers, trained, run.table, test, size.passes, often, workers=run.workers, seed=run.seed)
-    truth = lambda rows: np.searchsorted(classes, run.table.space_group[rows]); target, at = truth(found['rows']), np.isin(found['rows'], found['mc_rows']); z, T = found['logits'], trained.temperature
+    tuned = run.arrays('validation', model_answers, trained, run.table, some_rows(valid, size.crystals, run.seed),
+                       workers=run.workers)
+    found = run.arrays('test', model_answers, trained, run.table, test, size.passes, often, workers=run.workers, seed=run.seed)
+    truth = lambda rows: np.searchsorted(classes, run.table.space_group[rows])
+    target, at = truth(found['rows']), np.isin(found['rows'], found['mc_rows']); z, T = found['logits'], trained.temperature
     plain, mean, std = softmax(z/T, 1), found['mean'], found['std']; first = mean.argmax(1); often_right = first == target[at]
-    return dict(model='msdn-72', n=len(target), passes=size.passes, asked_often=int(at.sum()), temperature=dict(card=T, again=fit_temperature(tuned['logits'], truth(tuned['rows'])), n=len(tuned['rows'])),
-        calibration=dict(before=calibration(softmax(z, 1), target), after=calibration(plain, target), dropout=calibration(mean, target[at]), after_same=calibration(plain[at], target[at])),
-        confidence=dict(plain=told_apart(plain.max(1), plain.argmax(1) == target), dropout=told_apart(mean.max(1), often_right), plain_same=told_apart(plain[at].max(1), plain[at].argmax(1) == target[at]),
-                        steadiness=told_apart(1 - 2*std[np.arange(len(std)), first], often_right)), second=second_answers(plain, target, classes), examples=examples(run.table, found['mc_rows'], mean, std, target[at], classes), asked=dict(ece=ASKED_ECE), sure=SURE, doubtful=DOUBTFUL)
+    return dict(model='msdn-72', n=len(target), passes=size.passes, asked_often=int(at.sum()),
+                temperature=dict(card=T, again=fit_temperature(tuned['logits'], truth(tuned['rows'])), n=len(tuned['rows'])),
+                calibration=dict(before=calibration(softmax(z, 1), target), after=calibration(plain, target),
+                                 dropout=calibration(mean, target[at]), after_same=calibration(plain[at], target[at])),
+                confidence=dict(plain=told_apart(plain.max(1), plain.argmax(1) == target),
+                                dropout=told_apart(mean.max(1), often_right),
+                                plain_same=told_apart(plain[at].max(1), plain[at].argmax(1) == target[at]),
+                                steadiness=told_apart(1 - 2*std[np.arange(len(std)), first], often_right)),
+                second=second_answers(plain, target, classes),
+                examples=examples(run.table, found['mc_rows'], mean, std, target[at], classes), asked=dict(ece=ASKED_ECE),
+                sure=SURE, doubtful=DOUBTFUL)
 
 # %% ../nbs/47_paper_a_answers.ipynb #d3484a0f
 def narrowed(
@@ -161,8 +201,10 @@ def narrowed(
     groups # space groups, some of those the model knows
 )->Evaluation:
     "The answers of a model to crystals of some groups, given that no other group may occur"
-    groups = np.array(sorted(groups)); keep = np.isin(found.truth, groups); p = found.probabilities[keep][:, np.searchsorted(found.classes, groups)]
-    return Evaluation(found.model, groups, found.rows[keep], np.searchsorted(groups, found.truth[keep]), p/p.sum(1, keepdims=True), found.skipped, found.seconds)
+    groups = np.array(sorted(groups)); keep = np.isin(found.truth, groups)
+    p = found.probabilities[keep][:, np.searchsorted(found.classes, groups)]
+    return Evaluation(found.model, groups, found.rows[keep], np.searchsorted(groups, found.truth[keep]),
+                      p/p.sum(1, keepdims=True), found.skipped, found.seconds)
 
 def part_of(
     found:Evaluation,
@@ -177,9 +219,13 @@ def by_group(
     found:Evaluation
 )->dict:
     "Rates by space group and by system, and the systems of wrong answers"
-    right, truth, answer = found.ranks == 0, systems_of(found.truth), systems_of(found.answer); names = [s for s in CRYSTAL_SYSTEMS if s in truth]
-    return dict(top1=rate(right), groups={str(g): rate(right[found.truth == g]) for g in np.unique(found.truth)}, systems={s: rate(right[truth == s]) for s in names}, crystal_system={s: rate(answer[truth == s] == s) for s in names},
-                wrong=[[int(((truth == a) & (answer == b) & ~right).sum()) for b in CRYSTAL_SYSTEMS] for a in CRYSTAL_SYSTEMS])
+    right, truth, answer = found.ranks == 0, systems_of(found.truth), systems_of(found.answer)
+    names = [s for s in CRYSTAL_SYSTEMS if s in truth]
+    return dict(top1=rate(right), groups={str(g): rate(right[found.truth == g]) for g in np.unique(found.truth)},
+                systems={s: rate(right[truth == s]) for s in names},
+                crystal_system={s: rate(answer[truth == s] == s) for s in names},
+                wrong=[[int(((truth == a) & (answer == b) & ~right).sum()) for b in CRYSTAL_SYSTEMS]
+                       for a in CRYSTAL_SYSTEMS])
 
 def swapped(
     wrong,      # (7, 7) numbers of wrong answers, truth in rows
@@ -187,7 +233,8 @@ def swapped(
 )->dict:
     "Of the wrong answers, how many leave the crystal system, and which share of those swaps a named pair"
     wrong, at = np.asarray(wrong), CRYSTAL_SYSTEMS.index; out = int(wrong.sum() - np.trace(wrong))
-    return dict(wrong=int(wrong.sum()), other_system=out, **{f'{a} and {b}': int(wrong[at(a), at(b)] + wrong[at(b), at(a)]) for a, b in pairs})
+    return dict(wrong=int(wrong.sum()), other_system=out,
+                **{f'{a} and {b}': int(wrong[at(a), at(b)] + wrong[at(b), at(a)]) for a, b in pairs})
 
 # %% ../nbs/47_paper_a_answers.ipynb #b0139b2e
 def by_diffraction_class(
@@ -195,47 +242,65 @@ def by_diffraction_class(
     axes='free' # as in `diffraction_class`
 )->dict:
     "Right classes and right members, beside what the class alone allows"
-    truth, answer = found.truth, found.answer; hit = same_class(truth, answer, axes); uniform, common = (ceiling([int(g) for g in found.classes], prior, 3, axes) for prior in (None, population())); rows, best = [], 0
+    truth, answer = found.truth, found.answer; hit = same_class(truth, answer, axes)
+    uniform, common = (ceiling([int(g) for g in found.classes], prior, 3, axes) for prior in (None, population()))
+    rows, best = [], 0
     for members in diffraction_classes([int(g) for g in found.classes], axes):
-        among = np.isin(truth, members); n = int(among.sum()); most = max(Counter(truth[among].tolist()).values(), default=0); best += most
-        if n and len(members) > 1: rows.append(dict(members=list(members), n=n, right_class=float(hit[among].mean()), right_member=float((truth == answer)[among].mean()), commonest=most/n))
-    return dict(axes=axes, classes=len(diffraction_classes([int(g) for g in found.classes], axes)), top1=rate(truth == answer), right_class=rate(hit), ceilings=dict(even=uniform, common=common, these_crystals=best/len(truth)), members=rows)
+        among = np.isin(truth, members); n = int(among.sum())
+        most = max(Counter(truth[among].tolist()).values(), default=0); best += most
+        if n and len(members) > 1:
+            rows.append(dict(members=list(members), n=n, right_class=float(hit[among].mean()),
+                             right_member=float((truth == answer)[among].mean()), commonest=most/n))
+    return dict(axes=axes, classes=len(diffraction_classes([int(g) for g in found.classes], axes)),
+                top1=rate(truth == answer), right_class=rate(hit),
+                ceilings=dict(even=uniform, common=common, these_crystals=best/len(truth)), members=rows)
 
 # %% ../nbs/47_paper_a_answers.ipynb #47c6df88
 def _study_answers(run, study, name, epochs, seed):
     "A network's answers to the test crystals, and how often it is right on the validation crystals"
-    trained = learned(run, study, name, seed, epochs); found, valid = answers(trained, study), answers(trained, study, study.valid)
-    return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), valid=np.array((valid.ranks == 0).mean()))
+    trained = learned(run, study, name, seed, epochs)
+    found, valid = answers(trained, study), answers(trained, study, study.valid)
+    return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32),
+                valid=np.array((valid.ranks == 0).mean()))
 
-def _evaluation(name, classes, kept): return Evaluation(name, np.asarray(classes), kept['rows'], kept['target'], kept['probabilities'], 0, 1.)
+def _evaluation(name, classes, kept):
+    return Evaluation(name, np.asarray(classes), kept['rows'], kept['target'], kept['probabilities'], 0, 1.)
 
 def system_gains(
     better, worse # lists of `Evaluation` of the same crystals, one for each seed
 )->dict:          # crystal system -> gain; and 'all'
     "The gain of networks over others, by crystal system"
     hits = [np.stack([e.ranks == 0 for e in side]) for side in (better, worse)]
-    if any(not np.array_equal(e.rows, better[0].rows) for e in [*better, *worse]): raise ExperimentError('the networks answered different crystals; compare them on the same ones')
+    if any(not np.array_equal(e.rows, better[0].rows) for e in [*better, *worse]):
+        raise ExperimentError('the networks answered different crystals; compare them on the same ones')
     return dict(all=difference(*hits), **gains_by_system(better[0].truth, *hits))
 
 # %% ../nbs/47_paper_a_answers.ipynb #c77b0cfb
 def _compare_networks(run, size):
     "The paper's network, the best spot network, and the gain by system"
     study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0); epochs = size.study['epochs']; seeds = run.seeds(size.repeats); names = ('MSDN', *size.baselines)
-    kept = {n: [run.arrays(f'{n}-seed-{s}', lambda network, seed, epochs: _study_answers(run, study, network, epochs, seed), n, s, epochs) for s in seeds] for n in names}; found = {n: [_evaluation(n, study.classes, k) for k in v] for n, v in kept.items()}
+    kept = {n: [run.arrays(f'{n}-seed-{s}', lambda network, seed, epochs: _study_answers(run, study, network, epochs, seed), n, s, epochs) for s in seeds] for n in names}
+    found = {n: [_evaluation(n, study.classes, k) for k in v] for n, v in kept.items()}
     valid = {n: float(np.mean([k['valid'] for k in v])) for n, v in kept.items()}; best = max(size.baselines, key=valid.get)
-    return found, dict(best=best, validation=valid, test={n: rate(np.concatenate([e.ranks == 0 for e in v])) for n, v in found.items()}, gain=system_gains(found['MSDN'], found[best]), wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
+    return (found, dict(best=best, validation=valid, test={n: rate(np.concatenate([e.ranks == 0 for e in v])) for n, v in found.items()},
+                        gain=system_gains(found['MSDN'], found[best]), wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)}))
 
 @experiment('groups', paper='A', about='accuracy by space group, crystal system and diffraction class, and the gain over the best spot network', needs='mp', minutes=16)
 def groups(run):
     "msdn-72 for 72 and 49 groups, and two kinds of networks of the paper on the same crystals"
-    size = run.size(full=dict(crystals=None, repeats=3, baselines=SPOT, study=dict(crystals=None, pixels=256, epochs=1000)), reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED), quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK))
+    size = run.size(full=dict(crystals=None, repeats=3, baselines=SPOT, study=dict(crystals=None, pixels=256, epochs=1000)),
+                    reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED), quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK))
     trained = load_weights('msdn-72'); test = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed); found, networks = _compare_networks(run, size)
     run.say(f'{len(test)} crystals, msdn-72'); told = run.arrays('msdn-72', model_answers, trained, run.table, test, workers=run.workers); labels = np.array(trained.recipe.classes)
-    ours = Evaluation('msdn-72', labels, told['rows'], np.searchsorted(labels, run.table.space_group[told['rows']]), softmax(told['logits']/trained.temperature, 1), 0, 1.); sets = {'72': ours, '49': narrowed(ours, class_set(49))}
-    both = np.intersect1d(ours.rows, found['MSDN'][0].rows); mine = part_of(ours, both); beside = {n: [part_of(e, both) for e in found[n]] for n in ('MSDN', networks['best'])} if len(both) else {}
-    return dict(model='msdn-72', scores={k: by_group(v) for k, v in sets.items()}, diffraction={k: {axes: by_diffraction_class(v, axes) for axes in ('fixed', 'free')} for k, v in sets.items()}, networks=networks,
-        paper_network={k: by_group(narrowed(found['MSDN'][0], class_set(int(k)))) for k in sets}, shipped_gain={n: system_gains([mine]*len(v), v) for n, v in beside.items()},
-        swapped={n: swapped(w) for n, w in {'msdn-72': by_group(ours)['wrong'], **networks['wrong']}.items()}, systems=CRYSTAL_SYSTEMS, published=dict(gain=PUBLISHED_GAIN))
+    ours = Evaluation('msdn-72', labels, told['rows'], np.searchsorted(labels, run.table.space_group[told['rows']]), softmax(told['logits']/trained.temperature, 1), 0, 1.)
+    sets = {'72': ours, '49': narrowed(ours, class_set(49))}
+    both = np.intersect1d(ours.rows, found['MSDN'][0].rows); mine = part_of(ours, both)
+    beside = {n: [part_of(e, both) for e in found[n]] for n in ('MSDN', networks['best'])} if len(both) else {}
+    return dict(model='msdn-72', scores={k: by_group(v) for k, v in sets.items()},
+                diffraction={k: {axes: by_diffraction_class(v, axes) for axes in ('fixed', 'free')} for k, v in sets.items()}, networks=networks,
+                paper_network={k: by_group(narrowed(found['MSDN'][0], class_set(int(k)))) for k in sets},
+                shipped_gain={n: system_gains([mine]*len(v), v) for n, v in beside.items()},
+                swapped={n: swapped(w) for n, w in {'msdn-72': by_group(ours)['wrong'], **networks['wrong']}.items()}, systems=CRYSTAL_SYSTEMS, published=dict(gain=PUBLISHED_GAIN))
 
 # %% ../nbs/47_paper_a_answers.ipynb #601639db
 CASES = (('mp-1076884', 'mp-6406'), ('mp-6019', 'mp-556003'), ('mp-757070', 'mp-1195186'), ('mp-5055', 'mp-29211'))
@@ -246,7 +311,8 @@ def packed(
 )->str:   # a PNG file in base 64
     "An image as text"
     from PIL import Image
-    file = io.BytesIO(); Image.fromarray(np.atleast_2d(np.ascontiguousarray(image, np.uint8))).save(file, 'PNG', optimize=True)
+    file = io.BytesIO()
+    Image.fromarray(np.atleast_2d(np.ascontiguousarray(image, np.uint8))).save(file, 'PNG', optimize=True)
     return base64.b64encode(file.getvalue()).decode()
 
 def unpacked(
@@ -264,8 +330,10 @@ def case_patterns(
 )->dict:       # packed: 'spots', the three beams at the paper's setting in red, green and blue, and 'powder', 0..255
     "Patterns of a crystal for the eye"
     from msdn_nb.powder import Instrument, powder_pattern
-    recipe = Recipe('eye', 'MSDN', setup=replace(PAPER, detector=replace(PAPER.detector, pixels=pixels)), scale='linear')
-    beams = pattern_images([standard_cell(crystal, recipe.symprec)], recipe)[0].numpy(); powder = powder_pattern(crystal, Instrument(step=POWDER['step'], w=.02)).intensity
+    recipe = Recipe('eye', 'MSDN', setup=replace(PAPER, detector=replace(PAPER.detector, pixels=pixels)),
+                    scale='linear')
+    beams = pattern_images([standard_cell(crystal, recipe.symprec)], recipe)[0].numpy()
+    powder = powder_pattern(crystal, Instrument(step=POWDER['step'], w=.02)).intensity
     return dict(spots=packed(spot_pattern(beams)), powder=packed(np.round(255*powder/powder.max())))
 
 # %% ../nbs/47_paper_a_answers.ipynb #c66fd51d
@@ -273,32 +341,45 @@ def _powder_answers(crystal, passes, seed):
     "What powder-230 says to an ideal pattern"
     from msdn_nb.powder import powder_pattern, to_axis
     from msdn_nb.powder_model import load_powder, powder_probabilities
-    trained = load_powder('powder-230'); mean, std = powder_probabilities(trained, to_axis(powder_pattern(crystal))[None], passes, seed=seed)
+    trained = load_powder('powder-230')
+    mean, std = powder_probabilities(trained, to_axis(powder_pattern(crystal))[None], passes, seed=seed)
     return top_answers(mean[0], std[0], trained.classes)
 
-def _part(row, parts): return next((name for name, rows in zip(('training', 'validation', 'test'), parts) if row in rows), 'not among its groups')
+def _part(row, parts):
+    return next((name for name, rows in zip(('training', 'validation', 'test'), parts) if row in rows),
+                'not among its groups')
 
 def _case(table, name, pixels, passes, seed):
     "Everything about one crystal"
     from msdn_nb.powder_model import load_powder
     row = next(iter(np.flatnonzero(table.material_id == name)), None)
     if row is None: return dict(material_id=name, present=False)
-    crystal, trained = table[int(row)], load_weights('msdn-72'); mean, std = predict(trained, pattern_images([standard_cell(crystal, trained.recipe.symprec)], trained.recipe).numpy(), passes, seed=seed); group, powder = int(table.space_group[row]), load_powder('powder-230')
+    crystal, trained = table[int(row)], load_weights('msdn-72')
+    mean, std = predict(trained, pattern_images([standard_cell(crystal, trained.recipe.symprec)],
+                                                trained.recipe).numpy(), passes, seed=seed)
+    group, powder = int(table.space_group[row]), load_powder('powder-230')
     parts = {'msdn-72': split_of(trained, table), 'powder-230': split_of(powder, table)}
-    return dict(material_id=name, present=True, formula=crystal.to_pymatgen().composition.reduced_formula, atoms=len(crystal.numbers), space_group=group, symbol=symbol(group), tight=int(table.space_group_tight[row]), part={k: _part(row, v) for k, v in parts.items()},
-                answers={'msdn-72': top_answers(mean[0], std[0], trained.recipe.classes), 'powder-230': _powder_answers(crystal, passes, seed)}, **case_patterns(crystal, pixels))
+    return dict(material_id=name, present=True, formula=crystal.to_pymatgen().composition.reduced_formula,
+                atoms=len(crystal.numbers), space_group=group, symbol=symbol(group),
+                tight=int(table.space_group_tight[row]), part={k: _part(row, v) for k, v in parts.items()},
+                answers={'msdn-72': top_answers(mean[0], std[0], trained.recipe.classes),
+                         'powder-230': _powder_answers(crystal, passes, seed)}, **case_patterns(crystal, pixels))
 
 # %% ../nbs/47_paper_a_answers.ipynb #3a6470a1
 def alike(a, b, key)->float: # -1..1
     "Correlation of two packed pictures"
     return float(np.corrcoef(unpacked(a[key]).ravel().astype(float), unpacked(b[key]).ravel().astype(float))[0, 1])
 
-@experiment('cases', paper='A', about='the eight crystals that the paper names: patterns and answers', needs='mp', minutes=.5)
+@experiment('cases', paper='A', about='the eight crystals that the paper names: patterns and answers', needs='mp',
+            minutes=.5)
 def cases(run):
     "Patterns and answers of eight crystals, where present"
     size = run.size(full=dict(pixels=128, passes=500), quick=dict(pixels=48, passes=10))
-    found = {name: run.step(name, _case, run.table, name, size.pixels, size.passes, run.seed) for pair in CASES for name in pair}
-    pairs = [dict(names=[a, b], **({key: alike(found[a], found[b], key) for key in ('spots', 'powder')} if found[a]['present'] and found[b]['present'] else {})) for a, b in CASES]
+    found = {name: run.step(name, _case, run.table, name, size.pixels, size.passes, run.seed) for pair in CASES
+             for name in pair}
+    pairs = [dict(names=[a, b],
+                  **({key: alike(found[a], found[b], key) for key in ('spots', 'powder')} if found[a]['present']
+                     and found[b]['present'] else {})) for a, b in CASES]
     return dict(cases=found, pairs=pairs, absent=[n for n, c in found.items() if not c['present']], powder_axis=POWDER)
 
 # %% ../nbs/47_paper_a_answers.ipynb #baba47b5
@@ -309,21 +390,29 @@ def latent_facts(
     seed:int=0
 )->dict:
     "Where test crystals lie among training crystals"
-    found = latent_map(learn, test, right, 3); rng = np.random.default_rng(seed); facts = dict(features=learn.shape[1], share=found.share, learn=len(learn), test=len(test)); right = found.right
+    found = latent_map(learn, test, right, 3); rng = np.random.default_rng(seed)
+    facts = dict(features=learn.shape[1], share=found.share, learn=len(learn), test=len(test)); right = found.right
     for space, (a, b) in {'all features': (learn, test), 'three components': (found.learn, found.test)}.items():
-        out, own = neighbour_distances(a, b)[0], neighbour_distances(a)[0]; top = float(np.percentile(np.concatenate([out, own]), 99))
-        facts[space] = dict(comparison=compare_distances(out, own), right=compare_distances(out[right], own) if right.any() else None, wrong=compare_distances(out[~right], own) if (~right).any() else None,
-                            histograms=dict(top=top, **{k: np.histogram(x, 30, (0, top))[0] for k, x in dict(test_to_training=out, training_to_training=own).items()}))
-    both = np.concatenate([found.learn, found.test]); low, high = both.min(0), both.max(0); scale = lambda x: np.round(255*(x - low)/(high - low))
+        out, own = neighbour_distances(a, b)[0], neighbour_distances(a)[0]
+        top = float(np.percentile(np.concatenate([out, own]), 99))
+        facts[space] = dict(comparison=compare_distances(out, own), right=compare_distances(out[right], own) if right.any()
+                            else None, wrong=compare_distances(out[~right], own) if (~right).any() else None,
+                            histograms=dict(top=top,
+                                            **{k: np.histogram(x, 30, (0, top))[0]
+                                               for k, x in dict(test_to_training=out, training_to_training=own).items()}))
+    both = np.concatenate([found.learn, found.test]); low, high = both.min(0), both.max(0)
+    scale = lambda x: np.round(255*(x - low)/(high - low))
     some = {k: np.sort(rng.permutation(len(x))[:drawn]) for k, x in dict(learn=learn, test=test).items()}
-    return dict(**facts, map=dict(low=low, high=high, learn=packed(scale(found.learn[some['learn']])), test=packed(scale(found.test[some['test']])), right=packed(255*right[some['test']])))
+    return dict(**facts, map=dict(low=low, high=high, learn=packed(scale(found.learn[some['learn']])),
+                                  test=packed(scale(found.test[some['test']])), right=packed(255*right[some['test']])))
 
 def drawn_map(
     facts # `latent_facts`, as the result keeps them
 ):        # `LatentMap` of the crystals that are drawn
     "The map again, coordinates to one part in 255"
     from msdn_nb.latent import LatentMap
-    m = facts['map']; low, high = np.array(m['low']), np.array(m['high']); place = lambda text: low + unpacked(text)/255*(high - low)
+    m = facts['map']; low, high = np.array(m['low']), np.array(m['high'])
+    place = lambda text: low + unpacked(text)/255*(high - low)
     return LatentMap(place(m['learn']), place(m['test']), np.atleast_1d(unpacked(m['right'])) > 0, np.array(facts['share']))
 
 # %% ../nbs/47_paper_a_answers.ipynb #3a8d8df7
@@ -340,9 +429,15 @@ def network_redundancy(
 )->dict:   # lists over the layers: name, edge of the maps, number, mean redundancy and its standard deviation over crystals
     "Redundancy of every layer that looks around, averaged over crystals"
     values = []
-    for i in range(len(images)): maps = feature_maps(trained, images[i:i + 1]); values.append([float(np.nanmean(v)) if np.isfinite(v := redundancy(m)).any() else np.nan for m in maps.values()])
-    values = np.array(values); alive = np.isfinite(values).sum(0); mean, std = (np.array([f(v[np.isfinite(v)]) if k else np.nan for v, k in zip(values.T, alive)]) for f in (np.mean, np.std))
-    return dict(layers=list(maps), edges=[m.shape[-1] for m in maps.values()], maps=[m.shape[2] for m in maps.values()], mean=mean, std=std, crystals=alive)
+    for i in range(len(images)):
+        maps = feature_maps(trained, images[i:i + 1])
+        values.append([float(np.nanmean(v)) if np.isfinite(v := redundancy(m)).any() else np.nan
+                       for m in maps.values()])
+    values = np.array(values); alive = np.isfinite(values).sum(0)
+    mean, std = (np.array([f(v[np.isfinite(v)]) if k else np.nan for v, k in zip(values.T, alive)])
+                 for f in (np.mean, np.std))
+    return dict(layers=list(maps), edges=[m.shape[-1] for m in maps.values()], maps=[m.shape[2] for m in maps.values()],
+                mean=mean, std=std, crystals=alive)
 
 # %% ../nbs/47_paper_a_answers.ipynb #4e7b551f
 def _map_pictures(trained, images, maps=8, most=32):
@@ -350,23 +445,43 @@ def _map_pictures(trained, images, maps=8, most=32):
     names = list(feature_maps(trained, images[:1])); found = {}
     for name in (names[0], names[len(names)//2]):
         stack = feature_maps(trained, images, [name])[name][:, -1, :maps]; step = -(-stack.shape[-1]//most)
-        found[name] = dict(edge=stack.shape[-1], pictures=[packed(np.round(255*mosaic(m[:, ::step, ::step], maps))) for m in stack])
+        found[name] = dict(edge=stack.shape[-1],
+                           pictures=[packed(np.round(255*mosaic(m[:, ::step, ::step], maps))) for m in stack])
     return found
 
 def _study_maps(run, study, architecture, epochs, rows, some, narrow):
     "Maps and redundancy of a network of the paper"
     trained = learned(run, study, architecture, 0, epochs, model_args=NARROW.get(architecture, {}) if narrow else {})
-    return dict(top1=rate(answers(trained, study).ranks == 0), pictures=_map_pictures(trained, study_patterns(study, rows)[0]), redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
+    return dict(top1=rate(answers(trained, study).ranks == 0),
+                pictures=_map_pictures(trained, study_patterns(study, rows)[0]),
+                redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
 
 # %% ../nbs/47_paper_a_answers.ipynb #e30bf029
-@experiment('latent', paper='A', about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp', minutes=9)
+@experiment('latent', paper='A',
+            about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp',
+            minutes=9)
 def latent(run):
     "Features of training and test crystals, and maps of two networks of the paper"
-    size = run.size(full=dict(training=20_000, test=None, study=dict(crystals=None, pixels=256, epochs=1000), averaged=200, narrow=False), reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48, narrow=True), quick=dict(training=48, test=24, study=QUICK, averaged=2))
-    trained = load_weights('msdn-72'); learn, _, test = split_of(trained, run.table); labels = np.array(trained.recipe.classes); rows = {'learn': some_rows(learn, size.training, run.seed), 'test': some_rows(test, size.test, run.seed)}
-    run.say(f"features of {len(rows['learn'])} + {len(rows['test'])} crystals"); found = {k: run.arrays(k, model_answers, trained, run.table, v, keep_features=True, workers=run.workers) for k, v in rows.items()}
-    right = labels[found['test']['logits'].argmax(1)] == run.table.space_group[found['test']['rows']]; facts = run.step('distances', latent_facts, found['learn']['features'], found['test']['features'], right, seed=run.seed)
-    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0); usual = usual_crystals(run.table, study.test); few = np.sort(list(usual.values())); some = some_rows(study.test, size.averaged, run.seed)
-    maps = {n: run.step(f'maps-{n}', lambda name, few, some, epochs, narrow: _study_maps(run, study, name, epochs, few, some, narrow), n, few, some, size.study['epochs'], size.narrow) for n in ('MSDN', 'MSVGG')}
-    names = [dict(system=next(s for s, r in usual.items() if r == row), material_id=str(run.table.material_id[row]), formula=run.table[int(row)].to_pymatgen().composition.reduced_formula, space_group=int(run.table.space_group[row])) for row in few]
+    size = run.size(full=dict(training=20_000, test=None, study=dict(crystals=None, pixels=256, epochs=1000),
+                              averaged=200, narrow=False),
+                    reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48, narrow=True),
+                    quick=dict(training=48, test=24, study=QUICK, averaged=2))
+    trained = load_weights('msdn-72'); learn, _, test = split_of(trained, run.table)
+    labels = np.array(trained.recipe.classes)
+    rows = {'learn': some_rows(learn, size.training, run.seed), 'test': some_rows(test, size.test, run.seed)}
+    run.say(f"features of {len(rows['learn'])} + {len(rows['test'])} crystals")
+    found = {k: run.arrays(k, model_answers, trained, run.table, v, keep_features=True, workers=run.workers)
+             for k, v in rows.items()}
+    right = labels[found['test']['logits'].argmax(1)] == run.table.space_group[found['test']['rows']]
+    facts = run.step('distances', latent_facts, found['learn']['features'], found['test']['features'], right,
+                     seed=run.seed)
+    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0)
+    usual = usual_crystals(run.table, study.test); few = np.sort(list(usual.values()))
+    some = some_rows(study.test, size.averaged, run.seed)
+    maps = {n: run.step(f'maps-{n}',
+                        lambda name, few, some, epochs, narrow: _study_maps(run, study, name, epochs, few, some,
+        narrow), n, few, some, size.study['epochs'], size.narrow) for n in ('MSDN', 'MSVGG')}
+    names = [dict(system=next(s for s, r in usual.items() if r == row), material_id=str(run.table.material_id[row]),
+                  formula=run.table[int(row)].to_pymatgen().composition.reduced_formula,
+                  space_group=int(run.table.space_group[row])) for row in few]
     return dict(model='msdn-72', top1=rate(right), latent=facts, images=names, maps=maps)

@@ -15,7 +15,8 @@ from .models import FoldNet, MSDN, joint_loss, multiply_adds
 from .baselines import BASELINES
 from .training import Trained
 from .experiments import experiment, mean_std
-from .paper_a_accuracy import FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study, scores
+from .paper_a_accuracy import (FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference,
+                                      gains_by_system, learned, make_study, scores)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #184d1908
 SPOT, SHAPED = ('AlexNet', 'VGG', 'ResNet', 'DenseNet', 'Ziletti'), ('MSVGG', 'MSDN')
@@ -44,7 +45,8 @@ def choose_rate(
 )->float:
     "The rate with the least loss"
     finite = {float(r): x for r, x in losses.items() if x is not None and math.isfinite(x)}
-    if not finite: raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try smaller rates')
+    if not finite:
+        raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try smaller rates')
     return min(finite, key=finite.get)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #98107e3d
@@ -60,7 +62,8 @@ def study_network(
 )->Trained:
     "A network of the comparison, trained or loaded"
     changes = paper_setting(network) if setting == 'paper' else tuned_setting(rate)
-    return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=NARROW.get(network, {}) if narrow else {}, **changes)
+    return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=NARROW.get(network, {}) if narrow else {},
+                   **changes)
 
 def rate_loss(
     run, study, network,  # as for `study_network`
@@ -76,7 +79,9 @@ def rate_loss(
 def _judge(run, study, network, *args, **kwargs):
     "Scores of a network, its right answers, and its part of right answers among the validation crystals"
     trained = study_network(run, study, network, *args, **kwargs); found = answers(trained, study)
-    return dict(scores(found), right=found.ranks == 0, truth=found.truth, valid=scores(answers(trained, study, study.valid))['top1'], parameters=trained.card['parameters'], minutes=sum(e['minutes'] for e in trained.card['log']))
+    return dict(scores(found), right=found.ranks == 0, truth=found.truth,
+                valid=scores(answers(trained, study, study.valid))['top1'], parameters=trained.card['parameters'],
+                minutes=sum(e['minutes'] for e in trained.card['log']))
 
 # %% ../nbs/46_paper_a_baselines.ipynb #f4745952
 def _told(kept):
@@ -87,43 +92,61 @@ def _steps(run, study, size, of=''):
     "Functions that train and judge a network as steps of the run; `of` tells several studies apart"
     def tune(network):
         run.say(f'{network}, rates')
-        losses = {str(r): run.step(f'{network}-rate-{r}', partial(rate_loss, run, study), network, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates}
+        losses = {str(r): run.step(f'{network}-rate-{r}', partial(rate_loss, run, study), network, r, size.tune_epochs,
+                                   size.tune_share, size.narrow) for r in size.rates}
         return losses
     def judge(network, setting, rate, epochs, seed):
-        return run.arrays(f'{network}-{setting}{of}-seed-{seed}', partial(_judge, run, study), network, seed, rate, setting, epochs, narrow=size.narrow)
+        return run.arrays(f'{network}-{setting}{of}-seed-{seed}', partial(_judge, run, study), network, seed, rate,
+                          setting, epochs, narrow=size.narrow)
     return tune, judge
 
 # %% ../nbs/46_paper_a_baselines.ipynb #bbd4b7b1
-BASELINE_SIZES = dict(
-    full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3], tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3, more=None, more_epochs=0),
-    reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2, tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1, more=20_000, more_epochs=6),
-    quick=dict(**QUICK, networks=['AlexNet', 'MSVGG', 'MSDN'], rates=[1e-3, 3e-3], tune_epochs=1, tuned_epochs=1, more=80, more_epochs=2))
+BASELINE_SIZES = dict(full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3],
+                                tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3, more=None,
+                                more_epochs=0),
+                      reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2,
+                                   tune_share=1/3, tuned_epochs=REDUCED['epochs'], rest=1, more=20_000, more_epochs=6),
+                      quick=dict(**QUICK, networks=['AlexNet', 'MSVGG', 'MSDN'], rates=[1e-3, 3e-3], tune_epochs=1,
+                                 tuned_epochs=1, more=80, more_epochs=2))
 
-def _order(right, best): return {f'{a} - {b}': difference(right[a], right[b]) for a, b in (('MSDN', 'MSVGG'), ('MSVGG', best), ('MSDN', best))}
+def _order(right, best):
+    return {f'{a} - {b}': difference(right[a], right[b])
+            for a, b in (('MSDN', 'MSVGG'), ('MSVGG', best), ('MSDN', best))}
 
 def _sizes_of(study): return dict(learn=len(study.learn), valid=len(study.valid), test=len(study.test))
 
 def _with_more(run, size, rates, best):
     "The three networks of the order once more, on more crystals"
-    study = make_study(run, 72, crystals=size.more, pixels=size.pixels, seed=run.seed); judge = _steps(run, study, size, '-more')[1]
+    study = make_study(run, 72, crystals=size.more, pixels=size.pixels, seed=run.seed)
+    judge = _steps(run, study, size, '-more')[1]
     kept = {n: judge(n, 'tuned', rates[n], size.more_epochs, run.seed) for n in ('MSDN', 'MSVGG', best)}
-    return dict(crystals=_sizes_of(study), epochs=size.more_epochs, scores={n: _told([k]) for n, k in kept.items()}, order=_order({n: k['right'][None] for n, k in kept.items()}, best))
+    return dict(crystals=_sizes_of(study), epochs=size.more_epochs, scores={n: _told([k]) for n, k in kept.items()},
+                order=_order({n: k['right'][None] for n, k in kept.items()}, best))
 
 # %% ../nbs/46_paper_a_baselines.ipynb #8a20a665
-@experiment('baselines', paper='A', about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp', minutes=80)
+@experiment('baselines', paper='A',
+            about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp',
+            minutes=80)
 def baselines(run):
     "Every network with the paper's settings and with a tuned rate; the order of the best with standard deviations"
     size = run.size(**BASELINE_SIZES); seeds = run.seeds(size.repeats)
-    study = make_study(run, 72, crystals=size.crystals, pixels=size.pixels, seed=run.seed); tune, judge = _steps(run, study, size)
+    study = make_study(run, 72, crystals=size.crystals, pixels=size.pixels, seed=run.seed)
+    tune, judge = _steps(run, study, size)
     losses = {n: tune(n) for n in size.networks}; rates = {n: choose_rate(losses[n]) for n in size.networks}
-    kept = {n: [judge(n, 'tuned', rates[n], size.tuned_epochs, s) for s in seeds[:len(seeds) if n in SHAPED else size.rest]] for n in size.networks}
+    kept = {n: [judge(n, 'tuned', rates[n], size.tuned_epochs, s)
+                for s in seeds[:len(seeds) if n in SHAPED else size.rest]] for n in size.networks}
     best = max((n for n in size.networks if n in SPOT), key=lambda n: kept[n][0]['valid'])
     kept[best] += [judge(best, 'tuned', rates[best], size.tuned_epochs, s) for s in seeds[len(kept[best]):]]
-    paper = {n: [judge(n, 'paper', None, size.epochs, s) for s in (seeds if run.full else seeds[:1])] for n in size.networks}
+    paper = {n: [judge(n, 'paper', None, size.epochs, s) for s in (seeds if run.full else seeds[:1])]
+             for n in size.networks}
     right = {n: np.stack([x['right'] for x in kept[n]]) for n in size.networks}
-    return dict(tuned={n: _told(kept[n]) for n in kept}, paper_settings={n: _told(paper[n]) for n in paper}, rates=rates, losses=losses, best_spot=best, order=_order(right, best), more=_with_more(run, size, rates, best) if size.more else None,
-        gain_by_system=gains_by_system(kept['MSDN'][0]['truth'], right['MSDN'], right[best]), sees={n: 'shaped' if n in SHAPED else 'spot' for n in kept}, forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept},
-        crystals=_sizes_of(study), classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
+    return dict(tuned={n: _told(kept[n]) for n in kept}, paper_settings={n: _told(paper[n]) for n in paper},
+                rates=rates, losses=losses, best_spot=best, order=_order(right, best),
+                more=_with_more(run, size, rates, best) if size.more else None,
+                gain_by_system=gains_by_system(kept['MSDN'][0]['truth'], right['MSDN'], right[best]),
+                sees={n: 'shaped' if n in SHAPED else 'spot' for n in kept},
+                forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept}, crystals=_sizes_of(study),
+                classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #37c49a2e
 PUBLISHED_COMPLEXITY = {'MSDN': dict(parameters=1.54, flops=5.75), 'MSVGG': dict(parameters=128.85, flops=515.37)} # millions, as printed
@@ -133,7 +156,8 @@ def training_bytes(
     x,     # one input
 )->int:    # bytes in single precision, weights not counted
     "What autograd keeps for the gradient"
-    own, kept = {p.untyped_storage()._cdata for p in model.parameters()} | {b.untyped_storage()._cdata for b in model.buffers()}, {}
+    own, kept = ({p.untyped_storage()._cdata for p in model.parameters()}
+                 | {b.untyped_storage()._cdata for b in model.buffers()}, {})
     def keep(t):
         if t.untyped_storage()._cdata not in own: kept[t.untyped_storage()._cdata] = t.untyped_storage()
         return t
@@ -144,7 +168,8 @@ def training_bytes(
 def _network(name, n_classes, pixels, narrow=False, device='meta'):
     "A network of the table and one input for it"
     with torch.device(device):
-        net = MSDN(n_classes) if name == 'MSDN' else FoldNet(n_classes, pixels) if name == 'FoldNet' else BASELINES[name](n_classes, pixels, **(NARROW.get(name, {}) if narrow else {}))
+        net = (MSDN(n_classes) if name == 'MSDN' else FoldNet(n_classes, pixels) if name == 'FoldNet'
+               else BASELINES[name](n_classes, pixels, **(NARROW.get(name, {}) if narrow else {})))
         return net, torch.zeros((1, 3, 3, pixels, pixels) if name in SHAPED else (1, 3, pixels, pixels))
 
 def network_cost(
@@ -154,7 +179,9 @@ def network_cost(
 )->dict:             # parameters, multiply_adds of one crystal, bytes of weights and of activations
     "What a network holds and does, counted on its shapes"
     net, x = _network(name, n_classes, pixels); n = sum(p.numel() for p in net.parameters())
-    return dict(pixels=pixels, images=3 if name in SHAPED else 1, parameters=n, multiply_adds=multiply_adds(net, x), weight_bytes=4*n, activation_bytes=training_bytes(net, x.repeat(2, *[1]*(x.ndim - 1)))//2) # batch norm wants two
+    # batch norm wants two
+    return dict(pixels=pixels, images=3 if name in SHAPED else 1, parameters=n, multiply_adds=multiply_adds(net, x),
+                weight_bytes=4*n, activation_bytes=training_bytes(net, x.repeat(2, *[1]*(x.ndim - 1)))//2)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #b56163c6
 def crystals_per_second(
@@ -165,7 +192,8 @@ def crystals_per_second(
 )->dict:                     # crystals a second in training and in answering
     "How fast a network is on this machine"
     device = 'cuda' if torch.cuda.is_available() else 'cpu'; net, x = _network(name, n_classes, pixels, narrow, device)
-    net, x, y = net.to(memory_format=torch.channels_last), torch.rand(batch, *x.shape[1:], device=device), torch.zeros(batch, dtype=torch.long, device=device)
+    net, x, y = (net.to(memory_format=torch.channels_last), torch.rand(batch, *x.shape[1:], device=device),
+                 torch.zeros(batch, dtype=torch.long, device=device))
     opt = torch.optim.Adam(net.parameters(), 1e-5)
     def step():
         with torch.autocast(device, torch.bfloat16): z = net(x)
@@ -175,7 +203,8 @@ def crystals_per_second(
     def rate(what):
         times = []
         for _ in range(repeats + 1):
-            start = time.perf_counter(); what(); device == 'cuda' and torch.cuda.synchronize(); times.append(time.perf_counter() - start)
+            start = time.perf_counter(); what(); device == 'cuda' and torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
         return batch/float(np.median(times[1:]))
     net.train(); learning = rate(step); net.eval()
     return dict(training=learning, answering=rate(answer), batch=batch, threads=torch.get_num_threads(), device=device)
@@ -184,14 +213,23 @@ def crystals_per_second(
 @experiment('complexity', paper='A', about='parameters, multiply-adds, memory and speed of every network', minutes=3)
 def complexity(run):
     "Counts for the published forms at 224 pixels, speeds on this machine"
-    size = run.size(full=dict(timed_pixels=224, batch=32, repeats=20, narrow=False), reduced=dict(batch=4, repeats=3), quick=dict(timed_pixels=64, batch=2, repeats=1, narrow=True))
+    size = run.size(full=dict(timed_pixels=224, batch=32, repeats=20, narrow=False), reduced=dict(batch=4, repeats=3),
+                    quick=dict(timed_pixels=64, batch=2, repeats=1, narrow=True))
     edges = {**{n: 224 for n in (*SHAPED[::-1], *SPOT)}, 'FoldNet': 96}; counts, speeds = {}, {}
     for name, pixels in edges.items():
         run.say(name); counts[name] = run.step(f'{name}-counts', network_cost, name, 72, pixels)
-        speeds[name] = run.step(f'{name}-speed', crystals_per_second, name, 72, pixels if name == 'FoldNet' else size.timed_pixels, size.batch, size.repeats, size.narrow)
+        speeds[name] = run.step(f'{name}-speed', crystals_per_second, name, 72,
+                                pixels if name == 'FoldNet' else size.timed_pixels, size.batch, size.repeats,
+                                size.narrow)
     twenty = {name: run.step(f'{name}-counts-20', network_cost, name, 20) for name in SHAPED}
-    per_parameter = {n: dict(published=p['flops']/p['parameters'], multiply_adds=counts[n]['multiply_adds']/counts[n]['parameters']) for n, p in PUBLISHED_COMPLEXITY.items()}
+    per_parameter = {n: dict(published=p['flops']/p['parameters'],
+                             multiply_adds=counts[n]['multiply_adds']/counts[n]['parameters'])
+                     for n, p in PUBLISHED_COMPLEXITY.items()}
     ratio = lambda values: values['MSVGG']/values['MSDN']
-    return dict(counts=counts, counts_20_groups=twenty, speeds=speeds, published=PUBLISHED_COMPLEXITY, operations_per_parameter=per_parameter,
-        msvgg_over_msdn=dict(published_flops=ratio({n: p['flops'] for n, p in PUBLISHED_COMPLEXITY.items()}), **{k: ratio({n: counts[n][k] for n in SHAPED}) for k in ('parameters', 'multiply_adds', 'activation_bytes')},
-                             training_time=1/ratio({n: speeds[n]['training'] for n in SHAPED}), answering_time=1/ratio({n: speeds[n]['answering'] for n in SHAPED})))
+    return dict(counts=counts, counts_20_groups=twenty, speeds=speeds, published=PUBLISHED_COMPLEXITY,
+                operations_per_parameter=per_parameter,
+                msvgg_over_msdn=dict(published_flops=ratio({n: p['flops'] for n, p in PUBLISHED_COMPLEXITY.items()}),
+                                     **{k: ratio({n: counts[n][k] for n in SHAPED})
+                                        for k in ('parameters', 'multiply_adds', 'activation_bytes')},
+                                     training_time=1/ratio({n: speeds[n]['training'] for n in SHAPED}),
+                                     answering_time=1/ratio({n: speeds[n]['answering'] for n in SHAPED})))

@@ -56,9 +56,11 @@ def rare_rows(
     "Choose the rows of the experiment"
     from msdn_nb.training import RECIPES, split_rows
     groups = table.space_group; is_rare = np.isin(groups,rare); pool = at_most(np.flatnonzero(is_rare),groups,cap)
-    parts = split_rows(table,replace(RECIPES['msdn-116'],classes=tuple(sorted(GROUPS_72+tuple(rare)))),seed); natural = Counter(groups[parts[0]].tolist())
+    parts = split_rows(table,replace(RECIPES['msdn-116'],classes=tuple(sorted(GROUPS_72+tuple(rare)))),seed)
+    natural = Counter(groups[parts[0]].tolist())
     of_rare = [np.intersect1d(p,pool) for p in parts]; learn,valid,test = (p[~is_rare[p]] for p in parts)
-    few = at_most(learn,groups,common),at_most(valid,groups,max(1,common//20)),test[random_split(groups[test],(share,),0)[0]]
+    few = (at_most(learn,groups,common),at_most(valid,groups,max(1,common//20)),
+           test[random_split(groups[test],(share,),0)[0]])
     return RareRows(tuple(rare),pool,*(np.sort(np.concatenate(p)) for p in zip(of_rare,few)),dict(natural))
 
 # %% ../nbs/49_paper_a_rare.ipynb #59f6630c
@@ -97,7 +99,8 @@ def _picked(kept, rows):
 # %% ../nbs/49_paper_a_rare.ipynb #009c85c2
 def _extra(condition, table, learn, kept, rare, target, seed, folder, workers):
     "Features and groups to learn from besides, and the populations"
-    groups = table.space_group; before = {int(g):int((groups[learn]==g).sum()) for g in rare}; facts = dict(before=before)
+    groups = table.space_group; before = {int(g):int((groups[learn]==g).sum()) for g in rare}
+    facts = dict(before=before)
     if condition=='plain': return None,{**facts,'after':before}
     if condition=='repeated':
         items = _picked(kept,learn); items = items[repeats(kept[1][items],rare,target,seed)]
@@ -110,7 +113,8 @@ def _extra(condition, table, learn, kept, rare, target, seed, folder, workers):
 def _head(classes, table, rows, cache, extra, seen, seed, folder):
     "A network of these groups on the trunk of msdn-72, after so many crystals"
     from msdn_nb.training import RECIPES, train
-    n = len(rows[0])+(len(extra[1]) if extra else 0); recipe = replace(RECIPES['msdn-116'],name='rare',classes=tuple(classes),batch_size=min(256,max(8,n//8)))
+    n = len(rows[0])+(len(extra[1]) if extra else 0)
+    recipe = replace(RECIPES['msdn-116'],name='rare',classes=tuple(classes),batch_size=min(256,max(8,n//8)))
     learn = train(recipe,table,folder,max(1,round(seen/n)),rows=rows,cache=cache,extra=extra,seed=seed)
     return learn.model.network.float().eval().cpu()
 
@@ -118,7 +122,9 @@ def _probabilities(network, features, batch=512):
     "Softmax of the network's decision, one row a crystal"
     import torch
     from msdn_nb.models import joint_logits
-    with torch.no_grad(): return np.concatenate([joint_logits(network.decide(torch.from_numpy(np.array(features[i:i+batch])).float())).softmax(1).numpy() for i in range(0,len(features),batch)])
+    with torch.no_grad():
+        return np.concatenate([joint_logits(network.decide(torch.from_numpy(np.array(features[i:i+batch])).float())).softmax(1).numpy()
+                               for i in range(0,len(features),batch)])
 
 # %% ../nbs/49_paper_a_rare.ipynb #e71f825b
 def for_prior(
@@ -137,25 +143,34 @@ def rare_scores(
     classes,       # (classes,) space groups
 )->dict:
     "Shares of right answers; `groups` by group"
-    classes = np.asarray(classes); r = ranks(probabilities,target); by_group = {int(classes[t]):float((r[target==t]==0).mean()) for t in np.unique(target)}
+    classes = np.asarray(classes); r = ranks(probabilities,target)
+    by_group = {int(classes[t]):float((r[target==t]==0).mean()) for t in np.unique(target)}
     of = np.array([diffraction_class(int(g),axes='free') for g in classes]); names,q = pooled(probabilities,of)
-    return dict({f'top{k}':float((r<k).mean()) for k in range(1,6)},mean_of_groups=float(np.mean(list(by_group.values()))),diffraction_class=float((names[q.argmax(1)]==of[target]).mean()),groups=by_group)
+    return dict({f'top{k}':float((r<k).mean()) for k in range(1,6)},
+                mean_of_groups=float(np.mean(list(by_group.values()))),
+                diffraction_class=float((names[q.argmax(1)]==of[target]).mean()),groups=by_group)
 
 # %% ../nbs/49_paper_a_rare.ipynb #0575e3e1
 def _scored(probabilities, labels, classes, extra, learned, natural, rare):
     "Scores as answered and for the natural frequencies; of all crystals, of the rare groups and of the others"
-    classes = np.array(classes); target = np.searchsorted(classes,labels); shown = Counter(np.asarray(learned).tolist())+Counter([] if extra is None else extra[1].tolist())
-    p = dict(answered=probabilities,natural=for_prior(probabilities,[shown[g] for g in classes.tolist()],[natural[g] for g in classes.tolist()]))
-    is_rare = np.isin(labels,rare); parts = {k:m for k,m in (('all',np.ones(len(labels),bool)),('rare',is_rare),('common',~is_rare)) if m.any() and (k=='all' or not is_rare.all())}
+    classes = np.array(classes); target = np.searchsorted(classes,labels)
+    shown = Counter(np.asarray(learned).tolist())+Counter([] if extra is None else extra[1].tolist())
+    p = dict(answered=probabilities,natural=for_prior(probabilities,[shown[g] for g in classes.tolist()],
+                                                      [natural[g] for g in classes.tolist()]))
+    is_rare = np.isin(labels,rare)
+    parts = {k:m for k,m in (('all',np.ones(len(labels),bool)),('rare',is_rare),('common',~is_rare)) if m.any()
+             and (k=='all' or not is_rare.all())}
     return {k:{part:rare_scores(q[m],target[m],classes) for part,m in parts.items()} for k,q in p.items()}
 
 # %% ../nbs/49_paper_a_rare.ipynb #704721e5
 def _trial(rows, natural, classes, condition, table, rare, target, seen, seed, drawn, cache, made, folder, workers):
     "Populations and scores of one condition"
     from msdn_nb.training import open_cache
-    learn,valid,test = rows; kept = open_cache(cache); extra,facts = _extra(condition,table,learn,kept,rare,target,drawn,made,workers)
+    learn,valid,test = rows; kept = open_cache(cache)
+    extra,facts = _extra(condition,table,learn,kept,rare,target,drawn,made,workers)
     network = _head(classes,table,(learn,valid),cache,extra,seen,seed,folder); items = _picked(kept,test)
-    found = _scored(_probabilities(network,kept[0][items]),kept[1][items],classes,extra,kept[1][_picked(kept,learn)],natural,rare)
+    found = _scored(_probabilities(network,kept[0][items]),kept[1][items],classes,extra,kept[1][_picked(kept,learn)],
+                    natural,rare)
     for path in Path(folder).glob('checkpoint.pt*'): path.unlink()
     return dict(facts,tested=len(items),scores=found)
 
@@ -163,21 +178,29 @@ def _trial(rows, natural, classes, condition, table, rare, target, seen, seed, d
 def _whole_trial(rows, natural, classes, condition, table, rare, target, epochs, seed, cache, made, folder, workers):
     "The same with a network of which everything learns"
     from msdn_nb.training import RECIPES, Trained, open_cache, predict, train
-    learn,valid,test = rows; kept = open_cache(cache); recipe = replace(RECIPES['msdn-116'],name='rare-whole',base=None,classes=tuple(classes),batch_size=64,lr=1e-3)
-    extra = None if condition=='plain' else extra_crystals(table,learn[np.isin(table.space_group[learn],rare)],recipe,made,rare,target,condition,seed,workers)[:2]
-    learner = train(recipe,table,folder,epochs,rows=(learn,valid),cache=cache,extra=extra,seed=seed,start=_base().model.state_dict())
-    items = _picked(kept,test); answers = predict(Trained(learner.model.float().eval().cpu(),recipe,{}),kept[0][items])[0]
+    learn,valid,test = rows; kept = open_cache(cache)
+    recipe = replace(RECIPES['msdn-116'],name='rare-whole',base=None,classes=tuple(classes),batch_size=64,lr=1e-3)
+    extra = (None if condition=='plain' else extra_crystals(table,learn[np.isin(table.space_group[learn],rare)],recipe,
+                                                            made,rare,target,condition,seed,workers)[:2])
+    learner = train(recipe,table,folder,epochs,rows=(learn,valid),cache=cache,extra=extra,seed=seed,
+                    start=_base().model.state_dict())
+    items = _picked(kept,test)
+    answers = predict(Trained(learner.model.float().eval().cpu(),recipe,{}),kept[0][items])[0]
     for path in Path(folder).glob('checkpoint.pt*'): path.unlink()
-    return dict(tested=len(items),scores=_scored(answers,kept[1][items],classes,extra,kept[1][_picked(kept,learn)],natural,rare))
+    return dict(tested=len(items),scores=_scored(answers,kept[1][items],classes,extra,kept[1][_picked(kept,learn)],
+                                                 natural,rare))
 
 # %% ../nbs/49_paper_a_rare.ipynb #227624e2
 def _summed(trials):
     "Trials of all seeds of one condition as one entry"
-    return dict(tested=trials[0]['tested'],scores=mean_std([t['scores'] for t in trials]),**{k:trials[0][k] for k in ('before','after','made','tried','changed','repeated','seconds') if k in trials[0]})
+    return dict(tested=trials[0]['tested'],scores=mean_std([t['scores'] for t in trials]),
+                **{k:trials[0][k] for k in ('before','after','made','tried','changed','repeated','seconds')
+                   if k in trials[0]})
 
 def _split_44(table, rows, seed):
     "Training, validation and test rows of the rare groups, and how common each group is in training"
-    groups = table.space_group; learn,valid,test = (rows.pool[p] for p in random_split(groups[rows.pool],(.77,.03,.2),seed))
+    groups = table.space_group
+    learn,valid,test = (rows.pool[p] for p in random_split(groups[rows.pool],(.77,.03,.2),seed))
     return (learn,valid,test),dict(Counter(groups[learn].tolist()))
 
 def _whole(run, size, rows):
@@ -189,27 +212,38 @@ def _whole(run, size, rows):
         trials = []
         for seed in run.seeds(size.repeats):
             name = f'whole-{condition}-{seed}'; run.say(name); parts,natural = _split_44(run.table,rows,seed)
-            trials.append(run.step(name,_whole_trial,parts,natural,rows.rare,condition,run.table,rows.rare,size.target,size.whole,seed,cache,run.folder/f'44-{condition}-{seed}',run.folder/name,run.workers))
+            trials.append(run.step(name,_whole_trial,parts,natural,rows.rare,condition,run.table,rows.rare,size.target,
+                                   size.whole,seed,cache,run.folder/f'44-{condition}-{seed}',run.folder/name,
+                                   run.workers))
         found[condition] = _summed(trials)
     return found
 
 # %% ../nbs/49_paper_a_rare.ipynb #c0bfe564
-@experiment('substitution', paper='A', about='44 rare groups and all 116, with and without element substitution', needs='mp', minutes=18)
+@experiment('substitution', paper='A', about='44 rare groups and all 116, with and without element substitution', needs='mp',
+            minutes=18)
 def substitution(run):
     "Heads on the trunk of msdn-72, for 44 groups and for 116; at full size whole networks as well"
-    size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=0),
+    size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,
+                              whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=0),
                     quick=dict(rare=3,cap=24,target=27,common=2,share=.004,seen_44=200,seen_116=400,whole=1))
-    seed72 = _base().card.get('data',{}).get('seed',0); rows = rare_rows(run.table,class_set(44)[:size.rare],size.common,size.share,size.cap,seed72); groups = run.table.space_group
-    run.say(f'features of {len(rows.every):,} crystals'); cache,all_116 = run.folder/'features',tuple(sorted(GROUPS_72+rows.rare)); _features(run.table,rows.every,cache,run.workers)
-    tasks = {'44':(rows.rare,lambda seed: _split_44(run.table,rows,seed),size.seen_44),'116':(all_116,lambda seed: ((rows.learn,rows.valid,rows.test),rows.natural),size.seen_116)}; found = {}
+    seed72 = _base().card.get('data',{}).get('seed',0)
+    rows = rare_rows(run.table,class_set(44)[:size.rare],size.common,size.share,size.cap,seed72); groups = run.table.space_group
+    run.say(f'features of {len(rows.every):,} crystals'); cache,all_116 = run.folder/'features',tuple(sorted(GROUPS_72+rows.rare))
+    _features(run.table,rows.every,cache,run.workers)
+    tasks = {'44':(rows.rare,lambda seed: _split_44(run.table,rows,seed),size.seen_44),
+             '116':(all_116,lambda seed: ((rows.learn,rows.valid,rows.test),rows.natural),size.seen_116)}
+    found = {}
     for task,(classes,split,seen) in tasks.items():
         trials = {c:[] for c in CONDITIONS}
         for seed in run.seeds(size.repeats):
             for c in CONDITIONS:
                 name,drawn = f'{task}-{c}-{seed}',seed if task=='44' else run.seed; run.say(name); parts,natural = split(seed)
-                trials[c].append(run.step(name,_trial,parts,natural,classes,c,run.table,rows.rare,size.target,seen,seed,drawn,cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',run.workers))
+                trials[c].append(run.step(name,_trial,parts,natural,classes,c,run.table,rows.rare,size.target,seen,seed,drawn,
+                                          cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',run.workers))
         prior = Counter(groups[split(run.seed)[0][2]].tolist())
-        found[task] = dict(conditions={c:_summed(t) for c,t in trials.items()},ceiling=ceiling(classes,prior={g:prior[g] for g in classes},axes='free'))
+        found[task] = dict(conditions={c:_summed(t) for c,t in trials.items()},
+                           ceiling=ceiling(classes,prior={g:prior[g] for g in classes},axes='free'))
     rule = rare_groups(run.table)
-    return dict(groups_by_rank=rows.rare,groups_by_rule=rule,populations={int(g):int((groups==g).sum()) for g in sorted({*rule,*rows.rare})},learned_from=len(rows.learn),
+    return dict(groups_by_rank=rows.rare,groups_by_rule=rule,
+                populations={int(g):int((groups==g).sum()) for g in sorted({*rule,*rows.rare})},learned_from=len(rows.learn),
                 tasks=found,whole_networks=_whole(run,size,rows),published=PUBLISHED_RARE)

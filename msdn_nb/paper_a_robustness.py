@@ -22,7 +22,8 @@ from .paper_a_baselines import BASELINE_SIZES, choose_rate, rate_loss, study_net
 
 # %% ../nbs/48_paper_a_robustness.ipynb #7fa1538f
 SHARES = (.05, .1, .2) # of the atoms
-VIEWS = {'recorded': lambda perfect, image: image, 'spots': lambda perfect, image: image*(perfect > 0), 'floor': lambda perfect, image: torch.where(perfect > 0, perfect, image)}
+VIEWS = {'recorded': lambda perfect, image: image, 'spots': lambda perfect, image: image*(perfect > 0),
+         'floor': lambda perfect, image: torch.where(perfect > 0, perfect, image)}
 
 def damaged(job):
     "Grey patterns (n, 1 + shares, beams, P, P), the perfect one first, and the cells found, for (crystals, recipe, shares, seeds)"
@@ -32,7 +33,8 @@ def damaged(job):
         try: cell = standard_cell(crystal, recipe.symprec)
         except CrystalError: good.append(False); continue
         good.append(True); out.append(recorded(vacancy_patterns(cell, (0., *shares), recipe.setup, seed), recipe))
-    return torch.stack(out) if out else torch.zeros(0, 1 + len(shares), len(recipe.setup.axes), P, P, dtype=torch.uint8), np.array(good, bool)
+    return (torch.stack(out) if out else torch.zeros(0, 1 + len(shares), len(recipe.setup.axes), P, P,
+                                                     dtype=torch.uint8), np.array(good, bool))
 
 # %% ../nbs/48_paper_a_robustness.ipynb #b7d93746
 def vacancy_answers(
@@ -47,15 +49,18 @@ def vacancy_answers(
 )->dict:            # name -> view -> right or not (n, 1 + shares), the perfect crystal first
     "Which answers are right, before and after the loss of atoms"
     recipe = next(iter(networks.values())).recipe; truth, kept = [], {name: {v: [] for v in views} for name in networks}
-    if len({(t.recipe.setup, t.recipe.scale, t.recipe.decades, t.recipe.symprec) for t in networks.values()}) > 1: raise ValueError('the networks read different patterns; ask them one after the other')
+    if len({(t.recipe.setup, t.recipe.scale, t.recipe.decades, t.recipe.symprec) for t in networks.values()}) > 1:
+        raise ValueError('the networks read different patterns; ask them one after the other')
     parts = [rows[i:i + chunk] for i in range(0, len(rows), chunk)]
     jobs = (([table[int(r)] for r in part], recipe, shares, [[seed, int(r)] for r in part]) for part in parts)
     for part, (images, good) in zip(parts, spread(damaged, jobs, workers)):
         truth = table.space_group[part[good]]
         for name, trained in networks.items():
             for view in views:
-                seen = torch.stack([images[:, 0], *(VIEWS[view](images[:, 0], images[:, k]) for k in range(1, 1 + len(shares)))], 1)
-                answer = np.array(trained.recipe.classes)[predict(trained, seen.flatten(0, 1))[0].argmax(1)].reshape(len(truth), -1)
+                seen = torch.stack([images[:, 0],
+                                    *(VIEWS[view](images[:, 0], images[:, k]) for k in range(1, 1 + len(shares)))], 1)
+                answer = np.array(trained.recipe.classes)[predict(trained,
+                    seen.flatten(0, 1))[0].argmax(1)].reshape(len(truth), -1)
                 kept[name][view].append(answer == truth[:, None])
     return {name: {view: np.concatenate(v) for view, v in found.items()} for name, found in kept.items()}
 
@@ -75,11 +80,13 @@ def retained(
     def one(k):
         found = mean_std([t['stay'][k]/t['right'] for t in tallies]); n = tallies[0]['right']
         return dict(found, std_crystals=(found['value']*(1 - found['value'])/n)**.5)
-    return {f'{share:.0%}': one(k) if tallies[0]['right'] else dict(value=None, std=None, n=len(tallies), std_crystals=None) for k, share in enumerate(shares)}
+    return {f'{share:.0%}': one(k) if tallies[0]['right']
+            else dict(value=None, std=None, n=len(tallies), std_crystals=None) for k, share in enumerate(shares)}
 
 # %% ../nbs/48_paper_a_robustness.ipynb #7ab66bd3
 PUBLISHED_VACANCIES = dict(MSDN={'20%': 96.}, others={'20%': (80., 84.)}) # retained accuracy, per cent
-SIZES = {form: {k: v for k, v in size.items() if k not in ('repeats', 'rest', 'epochs', 'more', 'more_epochs')} for form, size in BASELINE_SIZES.items()}
+SIZES = {form: {k: v for k, v in size.items() if k not in ('repeats', 'rest', 'epochs', 'more', 'more_epochs')}
+         for form, size in BASELINE_SIZES.items()}
 MORE = {form: {k: size[k] for k in ('more', 'more_epochs')} for form, size in BASELINE_SIZES.items()} # the larger study
 
 def paper_networks(
@@ -90,8 +97,10 @@ def paper_networks(
     more=None # larger `Study` from which they learn instead, for `size.more_epochs`; the rates stay those of `study`
 )->dict:   # name -> `Trained`
     "The networks of the comparison with their tuned rates; trained only where that experiment has not trained them"
-    rate_of = lambda name: choose_rate({r: rate_loss(run, study, name, r, size.tune_epochs, size.tune_share, size.narrow) for r in size.rates})
-    return {name: study_network(run, more or study, name, run.seed, rate_of(name), 'tuned', size.more_epochs if more else size.tuned_epochs, narrow=size.narrow) for name in names}
+    rate_of = lambda name: choose_rate({r: rate_loss(run, study, name, r, size.tune_epochs, size.tune_share,
+                                                     size.narrow) for r in size.rates})
+    return {name: study_network(run, more or study, name, run.seed, rate_of(name), 'tuned',
+                                size.more_epochs if more else size.tuned_epochs, narrow=size.narrow) for name in names}
 
 # %% ../nbs/48_paper_a_robustness.ipynb #aa2045d3
 def _tallied(networks, table, rows, views, seed, workers):
@@ -101,19 +110,29 @@ def _tallied(networks, table, rows, views, seed, workers):
 @experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing', needs='mp', minutes=45)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
-    size = run.size(full=dict(SIZES['full'], **MORE['full'], more_networks=[], tests=None, more_tests=None, draws=3), reduced=dict(SIZES['reduced'], **MORE['reduced'], more_networks=['MSDN', 'MSVGG', 'Ziletti'], tests=8800, more_tests=16_000, draws=2),
-        quick=dict(SIZES['quick'], **MORE['quick'], more_networks=['MSDN'], tests=16, more_tests=16, draws=1))
+    size = run.size(full=dict(SIZES['full'], **MORE['full'], more_networks=[], tests=None, more_tests=None, draws=3),
+                    reduced=dict(SIZES['reduced'], **MORE['reduced'], more_networks=['MSDN', 'MSVGG', 'Ziletti'], tests=8800, more_tests=16_000,
+                                 draws=2), quick=dict(SIZES['quick'], **MORE['quick'], more_networks=['MSDN'], tests=16, more_tests=16, draws=1))
     trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed)
-    few = paper_networks(run, study, [n for n in size.networks if n not in size.more_networks], size); every_test = study_rows(run.table, class_set(72), None, run.seed)[2]
-    many = paper_networks(run, study, size.more_networks, size, make_study(run, crystals=size.more, pixels=size.pixels, seed=run.seed)) if size.more else {}
-    groups = {'default': (dict(FoldNet=trained), some_rows(split_of(trained, run.table, not run.quick)[2], size.tests), [*VIEWS]), 'paper': (few, some_rows(study.test, size.tests), ['recorded']), 'paper-more': (many, some_rows(every_test, size.more_tests), ['recorded'])}
+    few = paper_networks(run, study, [n for n in size.networks if n not in size.more_networks], size)
+    every_test = study_rows(run.table, class_set(72), None, run.seed)[2]
+    many = (paper_networks(run, study, size.more_networks, size, make_study(run, crystals=size.more, pixels=size.pixels, seed=run.seed))
+            if size.more else {})
+    groups = {'default': (dict(FoldNet=trained), some_rows(split_of(trained, run.table, not run.quick)[2], size.tests), [*VIEWS]),
+              'paper': (few, some_rows(study.test, size.tests), ['recorded']),
+              'paper-more': (many, some_rows(every_test, size.more_tests), ['recorded'])}
     found = {}
     for group, (asked, rows, views) in groups.items():
         if not asked: continue
         draws = []
-        for seed in run.seeds(size.draws): run.say(f'{group} patterns, draw {seed}'); draws.append(run.step(f'{group}-{seed}', partial(_tallied, asked), run.table, rows, views, seed, run.workers))
-        for name in asked: found[name] = {view: dict(asked=draws[0][name][view]['asked'], right=draws[0][name][view]['right'], retained=retained([d[name][view] for d in draws])) for view in views}
-    return dict(found=found, weights=dict(FoldNet='msdn-72', **{name: t.card['name'] for name, t in (few | many).items()}), published=PUBLISHED_VACANCIES)
+        for seed in run.seeds(size.draws):
+            run.say(f'{group} patterns, draw {seed}')
+            draws.append(run.step(f'{group}-{seed}', partial(_tallied, asked), run.table, rows, views, seed, run.workers))
+        for name in asked:
+            found[name] = {view: dict(asked=draws[0][name][view]['asked'], right=draws[0][name][view]['right'],
+                                      retained=retained([d[name][view] for d in draws])) for view in views}
+    return dict(found=found, weights=dict(FoldNet='msdn-72', **{name: t.card['name'] for name, t in (few | many).items()}),
+                published=PUBLISHED_VACANCIES)
 
 # %% ../nbs/48_paper_a_robustness.ipynb #9454e710
 def _gaps(intensity, share):
@@ -122,9 +141,12 @@ def _gaps(intensity, share):
     return detector_gaps(intensity, round(share*P), shift=P//16)
 
 EFFECTS = { # name -> unit, strengths, and a function of (strength, setup, generator) that gives the effect
-    'shot noise': ('counts in a pattern', (1e7, 1e6, 1e5, 1e4), lambda v, setup, rng: partial(add_shot_noise, counts=v, rng=rng)),
-    'background': ('of the pattern, as a halo of 0.4 1/Å', (.003, .03, .1, .3), lambda v, setup, rng: partial(add_background, share=v, setup=setup)),
-    'beam stop': ('1/Å, radius', (.03, .06, .12, .24), lambda v, setup, rng: partial(beam_stop, radius=v, arm=v/2, setup=setup)),
+    'shot noise': ('counts in a pattern', (1e7, 1e6, 1e5, 1e4),
+                   lambda v, setup, rng: partial(add_shot_noise, counts=v, rng=rng)),
+    'background': ('of the pattern, as a halo of 0.4 1/Å', (.003, .03, .1, .3),
+                   lambda v, setup, rng: partial(add_background, share=v, setup=setup)),
+    'beam stop': ('1/Å, radius', (.03, .06, .12, .24),
+                  lambda v, setup, rng: partial(beam_stop, radius=v, arm=v/2, setup=setup)),
     'gaps': ('of the edge, one gap each way', (.02, .04, .08, .16), lambda v, setup, rng: partial(_gaps, share=v))}
 
 def troubled(job):
@@ -148,19 +170,25 @@ def trouble_answers(
     chunk:int=32   # crystals at a time
 )->dict:           # 'undisturbed' -> rate; effect -> strength -> rate
     "Accuracy against the strength of each effect"
-    parts = [rows[i:i + chunk] for i in range(0, len(rows), chunk)]; jobs = (([table[int(r)] for r in part], trained.recipe, [seed, int(part[0])]) for part in parts); right = []
+    parts = [rows[i:i + chunk] for i in range(0, len(rows), chunk)]
+    jobs = (([table[int(r)] for r in part], trained.recipe, [seed, int(part[0])]) for part in parts); right = []
     for part, (images, good) in zip(parts, spread(troubled, jobs, workers)):
         answer = np.array(trained.recipe.classes)[predict(trained, images.flatten(0, 1))[0].argmax(1)].reshape(len(images), -1)
         right.append(answer == table.space_group[part[good]][:, None])
     first, *others = np.concatenate(right).T; others = iter(others)
     return dict(undisturbed=rate(first), **{name: {f'{v:g}': rate(next(others)) for v in strengths} for name, (_, strengths, _) in EFFECTS.items()})
 
-@experiment('noise', paper='A', about='accuracy under shot noise, background, beam stop and gaps, on shaped and on default patterns', needs='mp', minutes=5)
+@experiment('noise', paper='A', about='accuracy under shot noise, background, beam stop and gaps, on shaped and on default patterns', needs='mp',
+            minutes=5)
 def noise(run):
     "msdn-72 on its logarithmic patterns, the paper's network on shaped ones"
-    size = run.size(full=dict({**SIZES['full'], 'networks': ['MSDN']}, tests=None), reduced=dict({**SIZES['reduced'], 'networks': ['MSDN']}, tests=400), quick=dict({**SIZES['quick'], 'networks': ['MSDN']}, tests=12))
-    trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed); paper = paper_networks(run, study, ['MSDN'], size)['MSDN']
+    size = run.size(full=dict({**SIZES['full'], 'networks': ['MSDN']}, tests=None),
+                    reduced=dict({**SIZES['reduced'], 'networks': ['MSDN']}, tests=400),
+                    quick=dict({**SIZES['quick'], 'networks': ['MSDN']}, tests=12))
+    trained = load_weights('msdn-72'); study = make_study(run, crystals=size.crystals, pixels=size.pixels, seed=run.seed)
+    paper = paper_networks(run, study, ['MSDN'], size)['MSDN']
     rows = dict(FoldNet=split_of(trained, run.table, not run.quick)[2], MSDN=study.test); found = {}
     for name, network in dict(FoldNet=trained, MSDN=paper).items():
-        run.say(name); found[name] = run.step(name, partial(trouble_answers, network), run.table, some_rows(rows[name], size.tests), run.seed, run.workers)
+        run.say(name)
+        found[name] = run.step(name, partial(trouble_answers, network), run.table, some_rows(rows[name], size.tests), run.seed, run.workers)
     return dict(found=found, units={name: unit for name, (unit, _, _) in EFFECTS.items()}, weights=dict(FoldNet='msdn-72', MSDN=paper.card['name']))

@@ -29,19 +29,25 @@ CLASSES = {'cubic': 17, 'tetragonal': 31, 'trigonal+hexagonal': 9}
 def _cold_seconds():
     "Seconds for the ceilings of all 230 groups in a process that has computed nothing yet, without its imports: by the clock, and of the processor"
     program = 'import json, time; from msdn_nb.extinction import extinction_ceiling as e; t, c = time.perf_counter(), time.process_time(); e("all"); print(json.dumps(dict(clock=time.perf_counter() - t, processor=time.process_time() - c)))'
-    return json.loads(subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True).stdout)
+    return json.loads(subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
+                                     check=True).stdout)
 
-@experiment('ceilings', paper='B', about='Table I: the best accuracy that positions of reflections allow, for all systems', minutes=.1)
+@experiment('ceilings', paper='B',
+            about='Table I: the best accuracy that positions of reflections allow, for all systems', minutes=.1)
 def ceilings(run):
     "The ceilings of all systems, beside the three that were published"
-    cases = [(system, axes) for system in (*SYSTEMS, 'all') for axes in ('fixed', 'free') if axes == 'fixed' or system in ('orthorhombic', 'all')]
-    found = {f'{system}, axes {axes}': run.step(f'{system}-{axes}', extinction_ceiling, system, axes=axes) for system, axes in cases}
-    common = {f'{system}, axes {axes}': run.step(f'{system}-{axes}-mp', extinction_ceiling, system, population(), axes=axes) for system, axes in cases}
+    cases = [(system, axes) for system in (*SYSTEMS, 'all') for axes in ('fixed', 'free') if axes == 'fixed'
+             or system in ('orthorhombic', 'all')]
+    found = {f'{system}, axes {axes}': run.step(f'{system}-{axes}', extinction_ceiling, system, axes=axes)
+             for system, axes in cases}
+    common = {f'{system}, axes {axes}': run.step(f'{system}-{axes}-mp', extinction_ceiling, system, population(),
+                                                 axes=axes) for system, axes in cases}
     published = {f'{system}, axes fixed': dict(classes=CLASSES[system], **row) for system, row in TABLE_1.items()}
     return dict(ceilings=found, mp_prior=common, published=published, seconds_all=run.step('seconds', _cold_seconds))
 
 # %% ../nbs/58_paper_b.ipynb #eb7fe2a2
-NAMES = {'cubic': 'cubic', 'tetragonal': 'tetragonal', 'trigonal+hexagonal': 'trihex', 'orthorhombic': 'orthorhombic', 'monoclinic': 'monoclinic'}
+NAMES = {'cubic': 'cubic', 'tetragonal': 'tetragonal', 'trigonal+hexagonal': 'trihex', 'orthorhombic': 'orthorhombic',
+         'monoclinic': 'monoclinic'}
 
 def law_recipe(
     system:str,       # a key of `NAMES`
@@ -52,8 +58,10 @@ def law_recipe(
 ):                    # a `LawRecipe`
     "The recipe of a system with some of its fields changed"
     from msdn_nb.powder_network import LAW_RECIPES
-    tiny = dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32), batch_size=32) if small else {}
-    return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}), **{**tiny, **changes})
+    tiny = (dict(model_args=dict(widths=(16, 24, 32, 48), blocks=(0, 0, 0, 0), stride=16, hidden=96, squeeze=32),
+                 batch_size=32) if small else {})
+    return replace(LAW_RECIPES[f'ulbd-{NAMES[system]}' + '-paper'*published], **({'name': name} if name else {}),
+                   **{**tiny, **changes})
 
 # %% ../nbs/58_paper_b.ipynb #3ab7ef9a
 def _minutes(folder):
@@ -66,7 +74,9 @@ def _learn(recipe, folder, seed, data=None, start=None):
     from msdn_nb.powder_network import save_law, train_law
     learn = train_law(recipe, folder, data=data, seed=seed, start=start)
     save_law(learn.model, recipe, folder, seed=seed)
-    return dict(minutes=_minutes(folder), weights=recipe.name, samples=recipe.samples, patterns=None if data is None else len(data[1]), parameters=sum(p.numel() for p in learn.model.parameters()))
+    return dict(minutes=_minutes(folder), weights=recipe.name, samples=recipe.samples,
+                patterns=None if data is None else len(data[1]),
+                parameters=sum(p.numel() for p in learn.model.parameters()))
 
 def _score(path, source, n=0, prior=None, seed=0, off_nodes=False):
     "Scores of kept weights on `n` patterns of a part of a law-made set, or on (patterns, groups)"
@@ -94,10 +104,15 @@ def _ulbd_scores(recipe, n, seed, folder, train):
     path = recipe.name if shipped else folder/f'{recipe.name}.safetensors'
     used = load_law(path).recipe
     learned, _, test = law_parts(used); rational = used.grid.system in TABLE_1
-    return dict(source='shipped weights' if shipped else 'trained here', training_minutes=None if shipped else _minutes(folder), architecture=used.architecture, samples=used.samples, patterns_per_lattice='ever new' if used.fresh else used.grid.draws,
-                unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None, seen=_score(path, new_draws(learned), n, seed=seed),
-                between=_score(path, test, n, seed=seed, off_nodes=True) if rational and used.split == 'lattice' else None,
-                on_these_lattices={t: grid_ceiling(part) for t, part in (('unseen', test), ('seen', learned))} if rational else None)
+    return dict(source='shipped weights' if shipped else 'trained here',
+                training_minutes=None if shipped else _minutes(folder), architecture=used.architecture,
+                samples=used.samples, patterns_per_lattice='ever new' if used.fresh else used.grid.draws,
+                unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None,
+                seen=_score(path, new_draws(learned), n, seed=seed),
+                between=_score(path, test, n, seed=seed, off_nodes=True) if rational and used.split == 'lattice'
+                else None, on_these_lattices={t: grid_ceiling(part)
+                                              for t, part in (('unseen', test), ('seen', learned))} if rational
+                else None)
 
 # %% ../nbs/58_paper_b.ipynb #9fa725e9
 def _reader_scores(system, n, seed):
@@ -105,14 +120,18 @@ def _reader_scores(system, n, seed):
     from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, law_parts
     name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
-    asked = dict(unseen=(test, False), seen=(new_draws(learned), False)) | (dict(between=(test, True)) if system in TABLE_1 else {})
-    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, between=None) | {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
+    asked = dict(unseen=(test, False),
+                 seen=(new_draws(learned), False)) | (dict(between=(test, True)) if system in TABLE_1 else {})
+    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples,
+                between=None) | {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
 
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):
     "Our network for five systems and the reader; at full size trained for longer, and beside it the published network"
-    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000), published=[*TABLE_1], published_samples=2_000_000),
-                    reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 1500, 'trigonal+hexagonal': 1500, 'orthorhombic': 2000, 'monoclinic': 200}, published=[], published_samples=0),
+    size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000),
+                              published=[*TABLE_1], published_samples=2_000_000),
+                    reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 1500, 'trigonal+hexagonal': 1500,
+                                                    'orthorhombic': 2000, 'monoclinic': 200}, published=[], published_samples=0),
                     quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100, readings={'cubic': 100, 'monoclinic': 2}))
     found, published, read = {}, {}, {}
     for system in size.systems:
@@ -122,7 +141,8 @@ def ulbd(run):
         read[system] = run.step(f'reader-{NAMES[system]}', _reader_scores, system, size.readings[system], run.seed)
     for system in size.published:
         run.say(f'{system}, published network'); name = f'ulbd-{NAMES[system]}-paper'
-        published[system] = run.step(name, _ulbd_scores, law_recipe(system, published=True, samples=size.published_samples), size.tests, run.seed, run.folder/name, True)
+        published[system] = run.step(name, _ulbd_scores, law_recipe(system, published=True, samples=size.published_samples),
+                                     size.tests, run.seed, run.folder/name, True)
     return dict(scores=found, readers=read, published_network=published, published=TABLE_1)
 
 # %% ../nbs/58_paper_b.ipynb #23fcc347
@@ -134,54 +154,72 @@ def between_nodes():
     grid = LatticeGrid('cubic', (5.025, 14.975, .05), 30)
     return UlbdPart(grid, (0, len(grid)), (0, 30), 7)
 
-@experiment('ulbd-size', paper='B', about='how fine a grid of lattices and how many draws a network needs (cubic)', minutes=6)
+@experiment('ulbd-size', paper='B', about='how fine a grid of lattices and how many draws a network needs (cubic)',
+            minutes=6)
 def ulbd_size(run):
     "Lattice steps at 30 draws, and draws at a step of 0.05 angstrom"
     from msdn_nb.powder_network import law_parts
-    size = run.size(full=dict(steps=[.05, .1, .2, .5], draws=[1, 5, 10, 30], samples=400_000, epochs=20, tests=20_000, repeats=3), reduced=dict(samples=30_000, epochs=3, tests=5000, repeats=1),
+    size = run.size(full=dict(steps=[.05, .1, .2, .5], draws=[1, 5, 10, 30], samples=400_000, epochs=20, tests=20_000,
+                              repeats=3), reduced=dict(samples=30_000, epochs=3, tests=5000, repeats=1),
                     quick=dict(steps=[.05, .5], draws=[1, 30], samples=256, epochs=1, tests=50))
     found = {}
     for step, draws in dict.fromkeys([*((s, 30) for s in size.steps), *((.05, d) for d in size.draws)]):
         scores = []
         for seed in run.seeds(size.repeats):
             name = f'step-{step}-draws-{draws}-seed-{seed}'; run.say(name); base = law_recipe('cubic')
-            recipe = law_recipe('cubic', name, run.quick, grid=replace(base.grid, lengths=(5, 15, step), draws=draws), fresh=False, jitter=0., samples=size.samples, epochs=size.epochs)
-            run.step(f'train-{name}', _learn, recipe, run.folder/name, seed); path = run.folder/name/f'{name}.safetensors'; learned = law_parts(recipe)[0]
-            scores.append({test: run.step(f'{test}-{name}', _score, path, part, size.tests, seed=seed) for test, part in (('between', between_nodes()), ('seen', new_draws(learned)))})
-        found[f'{step}, {draws}'] = dict(step=step, draws=draws, lattices=learned.n_lattices, patterns=len(learned), **mean_std(scores))
+            recipe = law_recipe('cubic', name, run.quick, grid=replace(base.grid, lengths=(5, 15, step), draws=draws),
+                                fresh=False, jitter=0., samples=size.samples, epochs=size.epochs)
+            run.step(f'train-{name}', _learn, recipe, run.folder/name, seed)
+            path = run.folder/name/f'{name}.safetensors'; learned = law_parts(recipe)[0]
+            scores.append({test: run.step(f'{test}-{name}', _score, path, part, size.tests, seed=seed)
+                           for test, part in (('between', between_nodes()), ('seen', new_draws(learned)))})
+        found[f'{step}, {draws}'] = dict(step=step, draws=draws, lattices=learned.n_lattices, patterns=len(learned),
+                                         **mean_std(scores))
     return dict(scores=found, published_enough=PUBLISHED_ENOUGH)
 
 # %% ../nbs/58_paper_b.ipynb #abc8e36d
 PUBLISHED_IMBALANCE = dict(even=47.5, mp=80.) # top-1 (%), cubic; the second is 'more than'
 
-@experiment('ulbd-imbalance', paper='B', about='accuracy with equal frequencies of the groups against those of a database (cubic)', minutes=3)
+@experiment('ulbd-imbalance', paper='B',
+            about='accuracy with equal frequencies of the groups against those of a database (cubic)', minutes=3)
 def ulbd_imbalance(run):
     "Two trainings, each scored under both priors"
     from msdn_nb.powder_network import law_parts
-    size = run.size(full=dict(samples=400_000, epochs=20, tests=20_000, repeats=3), reduced=dict(samples=40_000, epochs=4, tests=10_000, repeats=1), quick=dict(samples=256, epochs=1, tests=100))
+    size = run.size(full=dict(samples=400_000, epochs=20, tests=20_000, repeats=3),
+                    reduced=dict(samples=40_000, epochs=4, tests=10_000, repeats=1),
+                    quick=dict(samples=256, epochs=1, tests=100))
     found = {}
     for learned in ('even', 'mp'):
         scores = []
         for seed in run.seeds(size.repeats):
-            name = f'{learned}-seed-{seed}'; run.say(name); recipe = law_recipe('cubic', name, run.quick, prior=learned, samples=size.samples, epochs=size.epochs)
-            run.step(f'train-{name}', _learn, recipe, run.folder/name, seed); path = run.folder/name/f'{name}.safetensors'
-            scores.append({prior: run.step(f'{prior}-{name}', _score, path, law_parts(recipe)[2], size.tests, prior, seed) for prior in ('even', 'mp')})
+            name = f'{learned}-seed-{seed}'; run.say(name)
+            recipe = law_recipe('cubic', name, run.quick, prior=learned, samples=size.samples, epochs=size.epochs)
+            run.step(f'train-{name}', _learn, recipe, run.folder/name, seed)
+            path = run.folder/name/f'{name}.safetensors'
+            scores.append({prior: run.step(f'{prior}-{name}', _score, path, law_parts(recipe)[2], size.tests, prior,
+                                           seed) for prior in ('even', 'mp')})
         found[learned] = mean_std(scores)
     weights = {g: population()[g] for g in recipe.groups}
     return dict(trained_on=found, commonest=max(weights.values())/sum(weights.values()), published=PUBLISHED_IMBALANCE)
 
 # %% ../nbs/58_paper_b.ipynb #43802d9b
-@experiment('ulbd-relabelled', paper='B', about='networks that learn extinction classes instead of space groups', minutes=7)
+@experiment('ulbd-relabelled', paper='B', about='networks that learn extinction classes instead of space groups',
+            minutes=7)
 def ulbd_relabelled(run):
     "Classes as labels for three systems; groups and posteriors beside them for the first"
     from msdn_nb.powder_network import law_parts
-    size = run.size(full=dict(systems=[*TABLE_1], samples=400_000, epochs=20, tests=20_000), reduced=dict(samples=50_000, epochs=5, tests=5000), quick=dict(systems=['cubic'], samples=256, epochs=1, tests=100))
+    size = run.size(full=dict(systems=[*TABLE_1], samples=400_000, epochs=20, tests=20_000),
+                    reduced=dict(samples=50_000, epochs=5, tests=5000),
+                    quick=dict(systems=['cubic'], samples=256, epochs=1, tests=100))
     found = {}
     for system, labels in [(s, 'class') for s in size.systems] + [('cubic', 'group'), ('cubic', 'posterior')]:
-        name = f'{NAMES[system]}-{labels}'; run.say(name); recipe = law_recipe(system, name, run.quick, labels=labels, samples=size.samples, epochs=size.epochs)
-        run.step(f'train-{name}', _learn, recipe, run.folder/name, run.seed); path = run.folder/name/f'{name}.safetensors'; learned, _, test = law_parts(recipe)
-        found.setdefault(system, {})[labels] = dict(classes=len(recipe.classes), unseen=run.step(f'unseen-{name}', _score, path, test, size.tests, seed=run.seed),
-                                                    seen=run.step(f'seen-{name}', _score, path, new_draws(learned), size.tests, seed=run.seed))
+        name = f'{NAMES[system]}-{labels}'; run.say(name)
+        recipe = law_recipe(system, name, run.quick, labels=labels, samples=size.samples, epochs=size.epochs)
+        run.step(f'train-{name}', _learn, recipe, run.folder/name, run.seed)
+        path = run.folder/name/f'{name}.safetensors'; learned, _, test = law_parts(recipe)
+        found.setdefault(system, {})[labels] = dict(classes=len(recipe.classes),
+                                                    unseen=run.step(f'unseen-{name}', _score, path, test, size.tests,
+            seed=run.seed), seen=run.step(f'seen-{name}', _score, path, new_draws(learned), size.tests, seed=run.seed))
     return dict(scores=found)
 
 # %% ../nbs/58_paper_b.ipynb #48e76e40
@@ -207,7 +245,9 @@ def _cddd(table, rows, with_edges=False):
     def edges(row):
         try: return cell_parameters(standard_cell(table[int(row)]).lattice)[[0, 2]]
         except CrystalError: return (np.nan, np.nan)
-    return dict(patterns=found.patterns.astype(np.float16), groups=found.space_group, edges=np.array([edges(r) for r in found.rows] if with_edges else []), left_out=np.array(len(found.failed)))
+    return dict(patterns=found.patterns.astype(np.float16), groups=found.space_group,
+                edges=np.array([edges(r) for r in found.rows] if with_edges else []),
+                left_out=np.array(len(found.failed)))
 
 def _split_system(table, system, train, test, seed):
     "Rows of a system to learn from and to test on: four fifths and a fifth of every group, or as many as asked for"
@@ -241,18 +281,26 @@ def _ulbd_network(run, size, system):
         if name in law_weights(): return name, 'shipped weights'
         if before.exists(): return before, 'that of the experiment ulbd'
     name = f'{NAMES[system]}-ulbd'; run.say(f'{system}: learning from ULBD')
-    run.step(f'train-{name}', _learn, law_recipe(system, name, run.quick, samples=size.samples, epochs=size.epochs), run.folder/name, run.seed)
+    run.step(f'train-{name}', _learn, law_recipe(system, name, run.quick, samples=size.samples, epochs=size.epochs),
+             run.folder/name, run.seed)
     return run.folder/name/f'{name}.safetensors', 'trained here'
 
 def _dataset_networks(run, size, system, known):
     "Weights of the networks of a system, by what they learned from, and what was done for each"
-    ulbd, source = _ulbd_network(run, size, system); reader = f'reader-{NAMES[system]}'; paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source, 'reader': 'shipped weights'}
+    ulbd, source = _ulbd_network(run, size, system); reader = f'reader-{NAMES[system]}'
+    paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source, 'reader': 'shipped weights'}
     def learn(kind, recipe, **more):
-        run.say(f'{system}: learning from {kind}'); now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
-        told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}; paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
-    learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples, epochs=size.epochs), data=known and (known['patterns'], known['groups']))
+        run.say(f'{system}: learning from {kind}')
+        now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
+        told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}
+        paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
+    learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples,
+                             epochs=size.epochs), data=known and (known['patterns'], known['groups']))
     for i in range(size.wide_rounds[system]):
-        learn('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws' + (f'-{i + 1}' if i else ''), run.quick, samples=size.wide_samples[system], epochs=size.wide_epochs, **(dict(lr=2e-3) if i else {})), start=paths['laws on wide lattices'] if i else ulbd)
+        learn('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws' + (f'-{i + 1}' if i else ''),
+                                                   run.quick, samples=size.wide_samples[system],
+                                                   epochs=size.wide_epochs, **(dict(lr=2e-3) if i else {})),
+              start=paths['laws on wide lattices'] if i else ulbd)
     return {**paths, 'reader': reader}, told
 
 # %% ../nbs/58_paper_b.ipynb #bba869c4
@@ -260,7 +308,9 @@ def _dataset_tests(run, size, system, real):
     "What the networks of a system are asked, and why random crystals are missing, if they are"
     from msdn_nb.powder_network import law_parts
     grid = law_recipe(system).grid; inside = _within(real['edges'], (grid.lengths[:2],)*2)
-    tests = {'CDDD': (real['patterns'], real['groups']), 'CDDD within the grid': (real['patterns'][inside], real['groups'][inside]), 'ULBD': law_parts(law_recipe(system))[2]}
+    tests = {'CDDD': (real['patterns'], real['groups']),
+             'CDDD within the grid': (real['patterns'][inside], real['groups'][inside]),
+             'ULBD': law_parts(law_recipe(system))[2]}
     random = _gcdd(system, run.folder/f'gcdd-{NAMES[system]}.parquet', size.random, run.seed)
     if isinstance(random, str): return tests, random
     made = run.arrays(f'{NAMES[system]}-gcdd', _cddd, random, np.arange(len(random)))
@@ -279,14 +329,16 @@ def reader_is_right(
     from msdn_nb.extinction import crystal_family, extinction_classes, line_key
     from msdn_nb.lattices import PAPER_AXIS, law_lines
     from msdn_nb.powder import line_list
-    low, high = PAPER_AXIS.q_range; family, cell, classes = crystal_family(crystal.space_group), cell_parameters(crystal.lattice), extinction_classes(system, 'free', 'd')
+    low, high = PAPER_AXIS.q_range
+    family, cell, classes = crystal_family(crystal.space_group), cell_parameters(crystal.lattice), extinction_classes(system, 'free', 'd')
     keys = lambda hkl: set(map(tuple, line_key(family, hkl).tolist()))
     hkl, strength, metric = line_list(crystal, high); q2 = np.einsum('ni,ij,nj->n', hkl, metric, hkl.astype(float)); inside = q2 >= low*low
     sine2 = q2[inside]*(PAPER_AXIS.wavelength/2)**2; height = strength[inside]/(sine2*np.sqrt(1 - sine2)); hkl = hkl[inside]
     allowed = {c: keys(law_lines(c[0], cell, high + 1e-6)[0]) for c in classes if crystal_family(c[0]) == family}; found = []
     for least in heights:
         seen = keys(hkl[height > least*height.max()]); possible = {c: len(lines) for c, lines in allowed.items() if seen <= lines}
-        best = [c for c, n in possible.items() if n == min(possible.values())]; found.append(float(any(crystal.space_group in c for c in best)/max(1, len(best))))
+        best = [c for c, n in possible.items() if n == min(possible.values())]
+        found.append(float(any(crystal.space_group in c for c in best)/max(1, len(best))))
     return found
 
 def _reader(table, rows, system):
@@ -299,21 +351,33 @@ def _reader(table, rows, system):
     return dict(n=len(found), left_out=len(rows) - len(found), right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
 
 # %% ../nbs/58_paper_b.ipynb #69ebb328
-@experiment('ulbd-datasets', paper='B', about='networks that learned from a database and from laws, on real crystals, random crystals and laws', needs='mp', minutes=150)
+@experiment('ulbd-datasets', paper='B',
+            about='networks that learned from a database and from laws, on real crystals, random crystals and laws', needs='mp',
+            minutes=150)
 def ulbd_datasets(run):
     "Three trainings and three tests for each published system"
-    size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000, wide_samples={'cubic': 1_000_000, 'tetragonal': 10_000_000, 'trigonal+hexagonal': 10_000_000}, wide_rounds=dict.fromkeys(TABLE_1, 1), epochs=20, wide_epochs=20, tests=20_000, random=1000, readers=100_000),
-                    reduced=dict(cddd_samples=30_000, samples=40_000, wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000}, wide_rounds={'cubic': 1, 'tetragonal': 1, 'trigonal+hexagonal': 2}, epochs=4, wide_epochs=12, tests=3000, random=5, readers=500),
-                    quick=dict(systems=['cubic'], crystals=60, tested=20, cddd_samples=64, samples=64, wide_samples={'cubic': 64}, wide_rounds={'cubic': 2}, epochs=1, wide_epochs=1, tests=40, random=0, readers=5))
+    size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000,
+                              wide_samples={'cubic': 1_000_000, 'tetragonal': 10_000_000, 'trigonal+hexagonal': 10_000_000},
+                              wide_rounds=dict.fromkeys(TABLE_1, 1), epochs=20, wide_epochs=20, tests=20_000, random=1000, readers=100_000),
+                    reduced=dict(cddd_samples=30_000, samples=40_000,
+                                 wide_samples={'cubic': 250_000, 'tetragonal': 1_200_000, 'trigonal+hexagonal': 1_200_000},
+                                 wide_rounds={'cubic': 1, 'tetragonal': 1, 'trigonal+hexagonal': 2}, epochs=4, wide_epochs=12, tests=3000,
+                                 random=5, readers=500),
+                    quick=dict(systems=['cubic'], crystals=60, tested=20, cddd_samples=64, samples=64, wide_samples={'cubic': 64},
+                               wide_rounds={'cubic': 2}, epochs=1, wide_epochs=1, tests=40, random=0, readers=5))
     found, missing = {}, {}
     for system in size.systems:
-        learn, test = _split_system(run.table, system, size.crystals, size.tested, run.seed); run.say(f'{system}: patterns of {len(learn) + len(test)} crystals'); short = NAMES[system]
+        learn, test = _split_system(run.table, system, size.crystals, size.tested, run.seed)
+        run.say(f'{system}: patterns of {len(learn) + len(test)} crystals'); short = NAMES[system]
         known, real = run.arrays(f'{short}-learn', _cddd, run.table, learn), run.arrays(f'{short}-test', _cddd, run.table, test, True)
         tests, missing[system] = _dataset_tests(run, size, system, real); paths, told = _dataset_networks(run, size, system, known)
-        scores = {kind: {name: run.step(f'{short}-{i}-{j}', _score, path, source, size.tests, seed=run.seed) for j, (name, source) in enumerate(tests.items()) if not isinstance(source, tuple) or len(source[1])}
+        scores = {kind: {name: run.step(f'{short}-{i}-{j}', _score, path, source, size.tests, seed=run.seed)
+                         for j, (name, source) in enumerate(tests.items()) if not isinstance(source, tuple) or len(source[1])}
                   for i, (kind, path) in enumerate(paths.items())}
-        found[system] = dict(scores=scores, learned=len(known['groups']), tested=len(real['groups']), left_out=int(known['left_out'] + real['left_out']), in_wide=float(_within(real['edges'], WIDE[system]).mean()), networks=told,
-                             reader=run.step(f'{short}-reader', _reader, run.table, some_rows(test, size.readers, run.seed), system))
+        found[system] = dict(scores=scores, learned=len(known['groups']), tested=len(real['groups']),
+                             left_out=int(known['left_out'] + real['left_out']), in_wide=float(_within(real['edges'], WIDE[system]).mean()),
+                             networks=told, reader=run.step(f'{short}-reader', _reader, run.table, some_rows(test, size.readers, run.seed),
+                                                            system))
     return dict(systems=found, no_random_crystals={s: why for s, why in missing.items() if why}, asked=ASKED)
 
 # %% ../nbs/58_paper_b.ipynb #7779a59d
@@ -329,21 +393,29 @@ def lost_to_limit(
     "What a limit on the indices drops of a pattern up to 90 degrees"
     q90 = 2*np.sin(np.radians(45))/1.5406; n = int(a*q90 + 1e-9)
     h = np.stack(np.meshgrid(*[np.arange(-n, n + 1)]*3, indexing='ij'), -1).reshape(-1, 3)
-    plane = h[:, 0]**2 + h[:, 1]**2 + (h[:, 0]*h[:, 1] if family == 'hexagonal' else 0); q2 = (4/3*plane if family == 'hexagonal' else plane) + h[:, 2]**2
-    h, plane = (x[(q2 > 0) & (q2 <= (a*q90)**2)] for x in (h, plane)); keep = ~is_absent(group, h); h, plane = h[keep], plane[keep]
+    plane = h[:, 0]**2 + h[:, 1]**2 + (h[:, 0]*h[:, 1] if family == 'hexagonal' else 0)
+    q2 = (4/3*plane if family == 'hexagonal' else plane) + h[:, 2]**2
+    h, plane = (x[(q2 > 0) & (q2 <= (a*q90)**2)] for x in (h, plane)); keep = ~is_absent(group, h)
+    h, plane = h[keep], plane[keep]
     line = plane + h[:, 2]**2 if family == 'cubic' else plane*10_000 + h[:, 2]**2; inside = abs(h).max(1) <= limit
     lines = len(np.unique(line))
     return dict(reflections=float((~inside).mean()), lines=1 - len(np.unique(line[inside]))/lines, of=lines)
 
 # %% ../nbs/58_paper_b.ipynb #8acfdf12
-@experiment('lattice-lines', paper='B', about='what the limit of ten on the indices drops, by lattice parameter', minutes=.3)
+@experiment('lattice-lines', paper='B', about='what the limit of ten on the indices drops, by lattice parameter',
+            minutes=.3)
 def lattice_lines(run):
     "Shares of reflections and lines that are lost, for four lattices"
     size = run.size(full=dict(step=.05), quick=dict(step=1.))
     edges = [round(5 + size.step*i, 9) for i in range(int(10/size.step + 1e-6) + 1)]
-    lost = {name: run.step(name.replace('/', '_'), lambda group, family, edges: [lost_to_limit(group, family, a) for a in edges], group, family, edges) for name, (group, family) in SHAPES.items()}
-    return dict(edges=edges, limit=LIMIT, lost={name: {k: [row[k] for row in rows] for k in ('reflections', 'lines', 'of')} for name, rows in lost.items()},
-                from_edge=11/(2*np.sin(np.radians(45))/1.5406), share_of_nodes={name: float(np.mean([row['lines'] > 0 for row in rows])) for name, rows in lost.items()})
+    lost = {name: run.step(name.replace('/', '_'),
+                           lambda group, family, edges: [lost_to_limit(group, family, a) for a in edges], group, family,
+                           edges) for name, (group, family) in SHAPES.items()}
+    return dict(edges=edges, limit=LIMIT,
+                lost={name: {k: [row[k] for row in rows] for k in ('reflections', 'lines', 'of')}
+                      for name, rows in lost.items()}, from_edge=11/(2*np.sin(np.radians(45))/1.5406),
+                share_of_nodes={name: float(np.mean([row['lines'] > 0 for row in rows]))
+                                for name, rows in lost.items()})
 
 # %% ../nbs/58_paper_b.ipynb #5fc75845
 def _shortcut(table, rows):
@@ -351,16 +423,20 @@ def _shortcut(table, rows):
     from msdn_nb.lattices import PAPER_AXIS, cddd
     right, cut = cddd(table, rows), cddd(table, rows, paper=True)
     both, i, j = np.intersect1d(right.rows, cut.rows, return_indices=True); x, y = right.patterns[i], cut.patterns[j]
-    alike = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y)]); moved = abs(x/x.sum(1, keepdims=True) - y/y.sum(1, keepdims=True)).sum(1)/2
+    alike = np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y)])
+    moved = abs(x/x.sum(1, keepdims=True) - y/y.sum(1, keepdims=True)).sum(1)/2
     other = abs(x.argmax(1) - y.argmax(1))*PAPER_AXIS.step > 3*PAPER_AXIS.sigma
     spread = lambda v: {f'{p} %': float(np.percentile(v, p)) for p in (5, 25, 50, 75, 95)}
     return dict(n=len(both), correlation=spread(alike), moved=spread(moved), other_strongest=float(other.mean()))
 
-@experiment('cddd-shortcut', paper='B', about='how much multiplicities and overlaps matter in patterns of real crystals', needs='mp', minutes=1)
+@experiment('cddd-shortcut', paper='B',
+            about='how much multiplicities and overlaps matter in patterns of real crystals', needs='mp', minutes=1)
 def cddd_shortcut(run):
     "Some hundred crystals of each published system, simulated both ways"
-    size = run.size(full=dict(systems=[*TABLE_1], crystals=1000), reduced=dict(crystals=400), quick=dict(systems=['cubic'], crystals=12))
-    return dict(systems={s: run.step(NAMES[s], _shortcut, run.table, _split_system(run.table, s, 0, size.crystals, run.seed)[1]) for s in size.systems})
+    size = run.size(full=dict(systems=[*TABLE_1], crystals=1000), reduced=dict(crystals=400),
+                    quick=dict(systems=['cubic'], crystals=12))
+    return dict(systems={s: run.step(NAMES[s], _shortcut, run.table,
+                                     _split_system(run.table, s, 0, size.crystals, run.seed)[1]) for s in size.systems})
 
 # %% ../nbs/58_paper_b.ipynb #1f9a29f9
 ASKED_POWDER = dict(top1=.80, top5=.95, crystal_system=.94)         # of unseen crystals, ideal pattern
@@ -375,28 +451,37 @@ def _powder_230():
 
 def _card(trained):
     "What a result says about the network"
-    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), trained_on=trained.card.get('data'))
+    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'),
+                trained_on=trained.card.get('data'))
 
 # %% ../nbs/58_paper_b.ipynb #10564358
 def _crystal_answers(table, rows, any_instrument, without, seed, workers):
     "Probabilities of the powder model, without something or whole, for crystals, through the ideal instrument or through any"
     from msdn_nb.powder_model import evaluate_powder
-    whole = _powder_230(); trained = dict(lattices=whole.without_lattices, memory=whole.alone).get(without, lambda: whole)(); found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
-    return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32), skipped=np.array(found.skipped), seconds=np.array(found.seconds))
+    whole = _powder_230()
+    trained = dict(lattices=whole.without_lattices, memory=whole.alone).get(without, lambda: whole)()
+    found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
+    return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32),
+                skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
 # %% ../nbs/58_paper_b.ipynb #d5521b4f
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
     from msdn_nb.powder_model import extinction_class, powder_summary
-    found = Evaluation(trained.card['name'], trained.classes, answers['rows'], answers['target'], answers['probabilities'], int(answers['skipped']), float(answers['seconds']))
-    p, first = found.probabilities.max(1), found.ranks == 0; summary = powder_summary(found); systems = np.array([crystal_system(int(g)) for g in found.truth])
-    by_system = {s: dict(top1=rate(first[systems == s]), top5=rate(found.ranks[systems == s] < 5)) for s in dict.fromkeys(map(str, sorted(systems)))}
-    silence = [dict(threshold=t, answered=float((p >= t).mean()), right=float(first[p >= t].mean()) if (p >= t).any() else None) for t in np.round(np.arange(0, 1, .05), 2).tolist()]
+    found = Evaluation(trained.card['name'], trained.classes, answers['rows'], answers['target'], answers['probabilities'],
+                       int(answers['skipped']), float(answers['seconds']))
+    p, first = found.probabilities.max(1), found.ranks == 0; summary = powder_summary(found)
+    systems = np.array([crystal_system(int(g)) for g in found.truth])
+    by_system = {s: dict(top1=rate(first[systems == s]), top5=rate(found.ranks[systems == s] < 5))
+                 for s in dict.fromkeys(map(str, sorted(systems)))}
+    silence = [dict(threshold=t, answered=float((p >= t).mean()), right=float(first[p >= t].mean()) if (p >= t).any() else None)
+               for t in np.round(np.arange(0, 1, .05), 2).tolist()]
     sure = trained.knows(found.probabilities)
-    return dict(n=len(first), skipped=found.skipped, top1=rate(first), top5=rate(found.ranks < 5), crystal_system=summary['scores']['crystal_system_top1'], extinction_class=found.coarse_accuracy(extinction_class),
-                calibration_error=summary['scores']['ece'], reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system, silence=silence,
-                answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
+    return dict(n=len(first), skipped=found.skipped, top1=rate(first), top5=rate(found.ranks < 5),
+                crystal_system=summary['scores']['crystal_system_top1'], extinction_class=found.coarse_accuracy(extinction_class),
+                calibration_error=summary['scores']['ece'], reliability=summary['reliability'], confusions=summary['confusions'],
+                systems=by_system, silence=silence, answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
 @experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=45)
 def powder_mp(run):
@@ -404,9 +489,11 @@ def powder_mp(run):
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
     rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
-    for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''), ('ideal_without_lattices', False, 'lattices'), ('ideal_alone', False, 'memory')):
+    for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''), ('ideal_without_lattices', False, 'lattices'),
+                                          ('ideal_alone', False, 'memory')):
         run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument{f", without {without}" if without else ""}')
-        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without, run.seed + 1, 1 if run.quick else run.workers))
+        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without, run.seed + 1,
+                                                           1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
 # %% ../nbs/58_paper_b.ipynb #5a4d2cf0
@@ -423,22 +510,35 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
 # %% ../nbs/58_paper_b.ipynb #9a7e6dbb
-@experiment('rruff', paper='B', about='powder-230 on 300 measured minerals, before and after learning from others of them', needs='mp rruff', minutes=15)
+@experiment('rruff', paper='B',
+            about='powder-230 on 300 measured minerals, before and after learning from others of them',
+            needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
-    from msdn_nb.powder_model import cache_lines, law_made, measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds
+    from msdn_nb.powder_model import (cache_lines, law_made, measured_scores, near_repeats, open_lines,
+                                      powder_probabilities, repeat_folds)
     from msdn_nb.training import split_of
-    size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300), reduced=dict(crystals=6000, laws=600, steps=100), quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
-    trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns); arrays, groups = known['arrays'], known['groups']
-    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)['probabilities'] for name, t in (('before', trained), ('alone', trained.alone())))
+    size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300),
+                    reduced=dict(crystals=6000, laws=600, steps=100),
+                    quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
+    trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns)
+    arrays, groups = known['arrays'], known['groups']
+    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]),
+                                arrays)['probabilities']
+                     for name, t in (('before', trained), ('alone', trained.alone())))
     rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
-    lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)); lines = lines + law_made(lines, size.laws, run.seed)
+    lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
+                                   trained.recipe.symprec))
+    lines = lines + law_made(lines, size.laws, run.seed)
     repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
-        after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f, size.steps, run.folder/f'fold-{f}', run.seed + f)['probabilities']
-    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), space_groups=len(set(groups.tolist())), alone=measured_scores(alone, groups), before=measured_scores(before, groups), after=measured_scores(after, groups),
-                published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
+        after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f,
+                                      size.steps, run.folder/f'fold-{f}', run.seed + f)['probabilities']
+    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1),
+                space_groups=len(set(groups.tolist())), alone=measured_scores(alone, groups),
+                before=measured_scores(before, groups), after=measured_scores(after, groups), published=PUBLISHED_RRUFF,
+                asked=ASKED_RRUFF)
 
 # %% ../nbs/58_paper_b.ipynb #58cf1376
 def _answer_to(path, wavelength, best=5):
@@ -446,15 +546,23 @@ def _answer_to(path, wavelength, best=5):
     from msdn_nb.measured import check_powder, read_powder
     from msdn_nb.powder import to_axis
     from msdn_nb.powder_model import powder_probabilities
-    trained = _powder_230(); pattern = read_powder(path, wavelength); x = to_axis(pattern); p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
-    return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]], ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]), notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
+    trained = _powder_230(); pattern = read_powder(path, wavelength); x = to_axis(pattern)
+    p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
+    return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]],
+                ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]),
+                notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
 
-@experiment('measured', paper='B', about='powder-230 on measured patterns of several wavelengths', needs='measured', minutes=.3)
+@experiment('measured', paper='B', about='powder-230 on measured patterns of several wavelengths', needs='measured',
+            minutes=.3)
 def measured(run):
     "Every pattern of truth.csv"
     run.size(full=dict(patterns=5), quick=dict(patterns=2)); folder = run.path('measured'); found = {}
     with open(folder/'truth.csv', encoding='utf-8') as file: rows = [*csv.DictReader(file)]
     for row in rows[:2] if run.quick else rows:
-        group = int(row['space_group']); answer = run.step(row['name'], _answer_to, folder/f"{row['name']}.xy", float(row['wavelength'])); ranks = answer.pop('ranks')
-        found[row['name']] = dict(space_group=group, wavelength=float(row['wavelength']), formula=row['formula'], rank=ranks[str(group)], crystal_system=crystal_system(answer['first'][0][0]) == crystal_system(group), **answer)
+        group = int(row['space_group'])
+        answer = run.step(row['name'], _answer_to, folder/f"{row['name']}.xy", float(row['wavelength']))
+        ranks = answer.pop('ranks')
+        found[row['name']] = dict(space_group=group, wavelength=float(row['wavelength']), formula=row['formula'],
+                                  rank=ranks[str(group)], crystal_system=crystal_system(answer['first'][0][0])
+                                  == crystal_system(group), **answer)
     return dict(model=_card(_powder_230()), patterns=found, in_top5=sum(r['rank'] < 5 for r in found.values()))

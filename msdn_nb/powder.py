@@ -22,7 +22,8 @@ from .shaping import compiled
 from .sources import CrystalTable, data_hash
 
 # %% ../nbs/51_powder.ipynb #9f03481d
-class PowderError(ValueError): "A powder pattern, an instrument or a crystal that cannot be used, and what to do about it."
+class PowderError(ValueError):
+    "A powder pattern, an instrument or a crystal that cannot be used, and what to do about it."
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PowderPattern:
@@ -33,12 +34,17 @@ class PowderPattern:
     name: str = ''         # what to call it
     notes: tuple = ()      # of str: what was found or assumed on the way
     def __post_init__(self):
-        for field in ('two_theta', 'intensity'): object.__setattr__(self, field, np.asarray(getattr(self, field), float))
+        for field in ('two_theta', 'intensity'):
+            object.__setattr__(self, field, np.asarray(getattr(self, field), float))
         x, y, what = self.two_theta, self.intensity, self.name or 'pattern'
-        if x.ndim != 1 or x.shape != y.shape or len(x) < 2: raise PowderError(f'{what}: {x.shape} angles and {y.shape} intensities; give two rows of the same length, two points at least')
-        if not (np.isfinite(x).all() and np.isfinite(y).all()): raise PowderError(f'{what}: some values are not finite numbers; leave these points out')
-        if not ((np.diff(x) > 0).all() and 0 < x[0] and x[-1] < 180): raise PowderError(f'{what}: two_theta from {x[0]:g} to {x[-1]:g}; sort the points, each angle once, between 0 and 180 degrees')
-        if not 0 < self.wavelength < math.inf: raise PowderError(f'{what}: wavelength {self.wavelength!r}; give a positive number of angstrom, such as 1.540593')
+        if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
+            raise PowderError(f'{what}: {x.shape} angles and {y.shape} intensities; give two rows of the same length, two points at least')
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise PowderError(f'{what}: some values are not finite numbers; leave these points out')
+        if not ((np.diff(x) > 0).all() and 0 < x[0] and x[-1] < 180):
+            raise PowderError(f'{what}: two_theta from {x[0]:g} to {x[-1]:g}; sort the points, each angle once, between 0 and 180 degrees')
+        if not 0 < self.wavelength < math.inf:
+            raise PowderError(f'{what}: wavelength {self.wavelength!r}; give a positive number of angstrom, such as 1.540593')
 
 # %% ../nbs/51_powder.ipynb #fc910f8f
 @patch(as_prop=True)
@@ -65,8 +71,12 @@ def plot(self:PowderPattern,
     import matplotlib.pyplot as plt
     if ax is None: _, ax = plt.subplots(figsize=(8, 2.6), layout='constrained')
     ax.plot(self.two_theta, self.intensity, lw=.8, color='#1f4e79')
-    if lines is not None: ax.plot(lines.two_theta(self.wavelength), np.full(len(lines), -.04*self.intensity.max()), '|', ms=7, color='#c0392b')
-    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='intensity', title=self.name, xlim=(self.two_theta[0], self.two_theta[-1])); ax.title.set_size(9)
+    if lines is not None:
+        ax.plot(lines.two_theta(self.wavelength), np.full(len(lines), -.04*self.intensity.max()), '|', ms=7,
+                color='#c0392b')
+    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='intensity', title=self.name,
+           xlim=(self.two_theta[0], self.two_theta[-1]))
+    ax.title.set_size(9)
     return ax
 
 # %% ../nbs/51_powder.ipynb #bf2407d0
@@ -101,7 +111,8 @@ def _half_space(metric, bounds, q2_max, centring):
                 for t in centring: present &= (h*t[0] + k*t[1] + l*t[2]) % 6 == 0
                 if not present: continue
                 hkl[n, 0], hkl[n, 1], hkl[n, 2] = h, k, l
-                q2[n] = metric[0, 0]*h*h + metric[1, 1]*k*k + metric[2, 2]*l*l + 2*(metric[0, 1]*h*k + metric[0, 2]*h*l + metric[1, 2]*k*l)
+                q2[n] = metric[0, 0]*h*h + metric[1, 1]*k*k + metric[2, 2]*l*l + 2*(metric[0, 1]*h*k + metric[0, 2]*h*l
+                    + metric[1, 2]*k*l)
                 n += 1
     return hkl[:n], q2[:n]
 
@@ -245,7 +256,9 @@ class Reflections:
     member_f_squared: np.ndarray  # |F|**2 of each, shape (m,), float64
     name: str = ''                # of the crystal
     def __len__(self): return len(self.q)
-    def __repr__(self): return f'Reflections({self.name!r}, {len(self)} lines of {2*len(self.members)} reflections, {self.radiation}, d from {1/self.q[0]:.4g} to {1/self.q[-1]:.4g} angstrom)' if len(self) else f'Reflections({self.name!r}, no lines)'
+    def __repr__(self):
+        return (f'Reflections({self.name!r}, {len(self)} lines of {2*len(self.members)} reflections, {self.radiation}, d from {1/self.q[0]:.4g} to {1/self.q[-1]:.4g} angstrom)'
+                if len(self) else f'Reflections({self.name!r}, no lines)')
 
 # %% ../nbs/51_powder.ipynb #a879a441
 @patch(as_prop=True)
@@ -271,8 +284,10 @@ def _atoms(crystal, radiation):
     first = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1], [True]]))
     kinds, (a, b) = numbers[first[:-1]], atomic_factors(radiation)
     unknown = [z for z in kinds if z > MAX_Z or not a[z].any()]
-    if unknown: raise PowderError(f"{crystal.name or crystal.formula}: no {radiation} factor is tabulated for {', '.join(gemmi.Element(int(z)).name for z in unknown)}; use another radiation, or put a neighbouring element in its place")
-    return numbers, np.ascontiguousarray(crystal.frac_coords[order]), crystal.occupancies[order], first, a[kinds], b[kinds]
+    if unknown:
+        raise PowderError(f"{crystal.name or crystal.formula}: no {radiation} factor is tabulated for {', '.join(gemmi.Element(int(z)).name for z in unknown)}; use another radiation, or put a neighbouring element in its place")
+    return (numbers, np.ascontiguousarray(crystal.frac_coords[order]), crystal.occupancies[order], first, a[kinds],
+            b[kinds])
 
 # %% ../nbs/51_powder.ipynb #0339a8f5
 def _primitive_atoms(numbers, frac, share, first, shifts):
@@ -293,7 +308,8 @@ def _all_factors(crystal, q_max, radiation, tolerance=1e-6):
     "One of each Friedel pair within q_max: hkl (m, 3), |F|**2 (m,) and line (m,); and q**2 of the lines (n,)"
     numbers, frac, share, first, a, b = _atoms(crystal, radiation)
     expected = 2.1*crystal.volume*q_max**3
-    if not expected < 5e6: raise PowderError(f'{crystal.name or crystal.formula}: about {expected:.2g} reflections within q_max = {q_max:g}; give a smaller q_max (a larger d_min)')
+    if not expected < 5e6:
+        raise PowderError(f'{crystal.name or crystal.formula}: about {expected:.2g} reflections within q_max = {q_max:g}; give a smaller q_max (a larger d_min)')
     shifts = _CENTRINGS[_translations(frac, numbers, share, _CENTRINGS, 2e-6)]
     if len(shifts): frac, share, first = _primitive_atoms(numbers, frac, share, first, shifts)
     lattice = crystal.lattice
@@ -313,13 +329,15 @@ def reflections(
     least:float=1e-10       # lines weaker than this share of the strongest are left out: the absences
 )->Reflections:
     "Every line of a crystal with its structure factor"
-    if not isinstance(crystal, Crystal): raise PowderError(f'{type(crystal).__name__} is no crystal; read one with msdn_nb.crystal.read_crystal')
+    if not isinstance(crystal, Crystal):
+        raise PowderError(f'{type(crystal).__name__} is no crystal; read one with msdn_nb.crystal.read_crystal')
     if q_max is not None and d_min is not None: raise PowderError('give q_max or d_min, not both')
     limit = 1/d_min if d_min else Q_MAX if q_max is None else q_max
     if not 0 < limit < math.inf: raise PowderError(f'q_max {q_max!r}, d_min {d_min!r}: give a positive number')
     hkl, f2, line, start = _all_factors(crystal, limit, radiation)
     kept, index, count, mean, member, owner = _gather(hkl, line, f2, len(start), 1e-6, least)
-    return Reflections(index, count, mean, np.sqrt(start[kept]), crystal.lattice, radiation, hkl[member], owner, f2[member], crystal.name)
+    return Reflections(index, count, mean, np.sqrt(start[kept]), crystal.lattice, radiation, hkl[member], owner,
+                       f2[member], crystal.name)
 
 # %% ../nbs/51_powder.ipynb #b2e04cf9
 def gemmi_difference(
@@ -333,9 +351,11 @@ def gemmi_difference(
         site = gemmi.SmallStructure.Site()
         site.element, site.fract, site.occ = gemmi.Element(int(z)), gemmi.Fractional(*x), float(share)
         model.add_site(site)
-    calculator = {'xray': gemmi.StructureFactorCalculatorX, 'neutron': gemmi.StructureFactorCalculatorN, 'electron': gemmi.StructureFactorCalculatorE}[radiation](model.cell)
+    calculator = {'xray': gemmi.StructureFactorCalculatorX, 'neutron': gemmi.StructureFactorCalculatorN,
+                  'electron': gemmi.StructureFactorCalculatorE}[radiation](model.cell)
     lines = reflections(crystal, q_max, radiation=radiation)
-    theirs = np.array([abs(calculator.calculate_sf_from_small_structure(model, hkl))**2 for hkl in lines.members.tolist()])
+    theirs = np.array([abs(calculator.calculate_sf_from_small_structure(model, hkl))**2
+                       for hkl in lines.members.tolist()])
     return float(abs(theirs - lines.member_f_squared).max()/theirs.max())
 
 # %% ../nbs/51_powder.ipynb #04ad1cee
@@ -345,7 +365,8 @@ def line_list(
     radiation:str='xray'         # 'xray', 'neutron' or 'electron'
 )->tuple: # one hkl of each line (m, 3) int16; sum of |F|**2 over all its reflections (m,) float64; reciprocal metric (3, 3), 1/square angstrom; in order of q
     "Lines that stay together however the cell is strained within its crystal family"
-    if crystal.space_group is None: raise PowderError(f'{crystal.name or crystal.formula}: the space group is not known; give the crystal as msdn_nb.crystal.standard_cell returns it')
+    if crystal.space_group is None:
+        raise PowderError(f'{crystal.name or crystal.formula}: the space group is not known; give the crystal as msdn_nb.crystal.standard_cell returns it')
     hkl, f2, line, start = _all_factors(crystal, q_max, radiation)
     metric, family = np.linalg.inv(crystal.lattice@crystal.lattice.T), crystal_family(crystal.space_group)
     unique = int(np.argmax(abs(metric[[1, 0, 0], [2, 2, 1]]))) if family == 'monoclinic' else 1
@@ -392,16 +413,23 @@ def _check_instrument(self):
     def need(good, text):
         if not good: raise PowderError(text)
     lo, hi = self.two_theta
-    need(0 < self.wavelength < math.inf, f'wavelength {self.wavelength!r}: give a positive number of angstrom, such as 1.540593')
+    need(0 < self.wavelength < math.inf,
+         f'wavelength {self.wavelength!r}: give a positive number of angstrom, such as 1.540593')
     need(self.radiation in RADIATIONS, f"radiation {self.radiation!r}: give 'xray', 'neutron' or 'electron'")
-    need(0 < lo < hi < 180 and 0 < self.step <= hi - lo, f'two_theta {self.two_theta} in steps of {self.step}: give ascending angles between 0 and 180 degrees and a smaller positive step')
-    need(self.alpha2 == 0 or self.alpha2 > 0 and self.second_wavelength is not None, f'alpha2 {self.alpha2!r}: give a share of 0 or more, and wavelength2 (angstrom) where the first is not K-alpha1 of copper')
-    need(self.march > 0 and len(self.direction) == 3 and any(self.direction), f'march {self.march!r} about {self.direction}: give a positive r and three indices, not all zero')
-    need((self.counts is None or self.counts > 0) and self.b_factor >= 0 and self.radius > 0, 'counts, b_factor and radius: give positive numbers')
+    need(0 < lo < hi < 180 and 0 < self.step <= hi - lo,
+         f'two_theta {self.two_theta} in steps of {self.step}: give ascending angles between 0 and 180 degrees and a smaller positive step')
+    need(self.alpha2 == 0 or self.alpha2 > 0 and self.second_wavelength is not None,
+         f'alpha2 {self.alpha2!r}: give a share of 0 or more, and wavelength2 (angstrom) where the first is not K-alpha1 of copper')
+    need(self.march > 0 and len(self.direction) == 3 and any(self.direction),
+         f'march {self.march!r} about {self.direction}: give a positive r and three indices, not all zero')
+    need((self.counts is None or self.counts > 0) and self.b_factor >= 0 and self.radius > 0,
+         'counts, b_factor and radius: give positive numbers')
     need(len(self.hump) in (0, 3), f'hump {self.hump}: give two_theta, FWHM and height, or nothing')
     angles = np.linspace(lo, hi, 200)
-    need((np.nan_to_num(self.fwhm(angles), nan=-1) > 1e-4).all(), f'u, v, w = {self.u}, {self.v}, {self.w}: the width is not above 0.0001 degrees everywhere; raise u or w')
-    need((abs(2*self.mixing(angles) - 1) <= 1).all(), f'eta {self.eta} with slope {self.eta_slope}: the Lorentzian share leaves 0 to 1; change either')
+    need((np.nan_to_num(self.fwhm(angles), nan=-1) > 1e-4).all(),
+         f'u, v, w = {self.u}, {self.v}, {self.w}: the width is not above 0.0001 degrees everywhere; raise u or w')
+    need((abs(2*self.mixing(angles) - 1) <= 1).all(),
+         f'eta {self.eta} with slope {self.eta_slope}: the Lorentzian share leaves 0 to 1; change either')
 
 # %% ../nbs/51_powder.ipynb #3f4f741d
 @patch(as_prop=True)
@@ -477,7 +505,8 @@ def powder_lines(
     instrument:Instrument=Instrument()
 )->tuple: # two_theta (n,) degrees, intensity (n,) in the unit of |F|**2; of lines beyond reach not a number and 0
     "Where the lines stand and how strong they are, for the first wavelength"
-    if lines.radiation != instrument.radiation: raise PowderError(f'the lines were made for {lines.radiation}, the instrument uses {instrument.radiation}; make both for the same radiation')
+    if lines.radiation != instrument.radiation:
+        raise PowderError(f'the lines were made for {lines.radiation}, the instrument uses {instrument.radiation}; make both for the same radiation')
     x, y = lines.two_theta(instrument.wavelength), lines.strength(instrument.march, instrument.direction)
     if instrument.b_factor: y = y*np.exp(-instrument.b_factor*lines.q**2/2)
     with np.errstate(invalid='ignore', divide='ignore'): y = y*instrument.lorentz_polarisation(x)
@@ -491,15 +520,17 @@ def line_agreement(
 )->dict: # groups of lines; largest distance of a line, unless it is below a thousandth of the strongest, to the nearest of the other list (degrees); difference in intensity (per cent of the strongest), largest and mean; sum of differences over sum (per cent)
     "How far two lists of lines differ"
     x, y, x2, y2 = (np.asarray(v, float) for v in (x, y, x2, y2))
-    place, source, power = np.concatenate([x, x2]), np.repeat([0, 1], [len(x), len(x2)]), np.concatenate([y/y.sum(), y2/y2.sum()])
+    place, source, power = (np.concatenate([x, x2]), np.repeat([0, 1], [len(x), len(x2)]),
+                            np.concatenate([y/y.sum(), y2/y2.sum()]))
     order = np.argsort(place)
     group = np.empty(len(place), int); group[order] = np.cumsum(np.diff(place[order], prepend=-1) > gap) - 1
     total = np.zeros((2, group.max() + 1)); np.add.at(total, (source, group), power)
     seen, seen2 = y > 1e-3*y.max(), y2 > 1e-3*y2.max()        # a fainter line may be missing from a list that was cut, as pymatgen's are
     def nearest(a, b): return abs(a[:, None] - b).min(1).max()
     difference = 100*abs(total[0] - total[1])
-    return dict(lines=len(difference), position=float(max(nearest(x[seen], x2), nearest(x2[seen2], x))), intensity=float(difference.max()/total[1].max()),
-        mean_intensity=float(difference.mean()/total[1].max()), r_factor=float(difference.sum()))
+    return dict(lines=len(difference), position=float(max(nearest(x[seen], x2), nearest(x2[seen2], x))),
+                intensity=float(difference.max()/total[1].max()),
+                mean_intensity=float(difference.mean()/total[1].max()), r_factor=float(difference.sum()))
 
 # %% ../nbs/51_powder.ipynb #fc622f75
 def pymatgen_agreement(
@@ -511,7 +542,8 @@ def pymatgen_agreement(
     "How far our lines differ from pymatgen's"
     from pymatgen.analysis.diffraction.neutron import NDCalculator
     from pymatgen.analysis.diffraction.xrd import XRDCalculator
-    theirs = (NDCalculator if radiation == 'neutron' else XRDCalculator)(wavelength).get_pattern(crystal.to_pymatgen(), two_theta_range=two_theta)
+    theirs = (NDCalculator if radiation == 'neutron'
+              else XRDCalculator)(wavelength).get_pattern(crystal.to_pymatgen(), two_theta_range=two_theta)
     lines = reflections(crystal, 2*math.sin(math.radians(two_theta[1]/2))/wavelength, radiation=radiation)
     x, y = powder_lines(lines, Instrument(wavelength, radiation))
     seen = (x >= two_theta[0]) & (x <= two_theta[1])
@@ -536,10 +568,13 @@ def _add_gaussian(y, centre, height, fwhm):
 def _add_peaks(y, start, step, centre, area, fwhm, eta, floor):
     "Add pseudo-Voigt peaks to `y`, each as far as it stays above `floor`"
     for i in range(len(centre)):
-        lorentz, gauss = area[i]*eta[i]*2/(math.pi*fwhm[i]), area[i]*(1 - eta[i])*math.sqrt(4*math.log(2)/math.pi)/fwhm[i]
+        lorentz, gauss = (area[i]*eta[i]*2/(math.pi*fwhm[i]),
+                          area[i]*(1 - eta[i])*math.sqrt(4*math.log(2)/math.pi)/fwhm[i])
         if lorentz + gauss < floor: continue
-        reach = fwhm[i]*max(.5*math.sqrt(max(lorentz/floor - 1, 0.)), math.sqrt(max(math.log(max(gauss, 1e-300)/floor), 0.)/(4*math.log(2))))
-        first, last = max(0, int(math.ceil((centre[i] - reach - start)/step))), min(len(y) - 1, int(math.floor((centre[i] + reach - start)/step)))
+        reach = fwhm[i]*max(.5*math.sqrt(max(lorentz/floor - 1, 0.)),
+                            math.sqrt(max(math.log(max(gauss, 1e-300)/floor), 0.)/(4*math.log(2))))
+        first, last = (max(0, int(math.ceil((centre[i] - reach - start)/step))),
+                       min(len(y) - 1, int(math.floor((centre[i] + reach - start)/step))))
         k = 4/(fwhm[i]*fwhm[i])
         for j in range(first, last + 1):
             d = start + step*j - centre[i]
@@ -556,15 +591,19 @@ def _profile(lines, instrument):
         seen = area > 0
         x, area = x[seen], share*area[seen]
         fwhm = instrument.fwhm(x)
-        if not (fwhm > 0).all(): raise PowderError(f'u, v, w = {instrument.u}, {instrument.v}, {instrument.w}: no width at two_theta = {x[~(fwhm > 0)][0]:.1f}, where a line stands; raise u or w')
-        if len(x): _add_peaks(y, angles[0], instrument.step, instrument.observed(x), area, fwhm, np.clip(instrument.mixing(x), 0, 1), 1e-6*(area/fwhm).max())
+        if not (fwhm > 0).all():
+            raise PowderError(f'u, v, w = {instrument.u}, {instrument.v}, {instrument.w}: no width at two_theta = {x[~(fwhm > 0)][0]:.1f}, where a line stands; raise u or w')
+        if len(x):
+            _add_peaks(y, angles[0], instrument.step, instrument.observed(x), area, fwhm,
+                       np.clip(instrument.mixing(x), 0, 1), 1e-6*(area/fwhm).max())
     return y
 
 # %% ../nbs/51_powder.ipynb #92348235
 def _background(angles, instrument):
     "Smooth part of a pattern at `angles`, per cent of the highest peak"
     lo, hi = instrument.two_theta
-    y = np.polynomial.chebyshev.chebval(2*(angles - lo)/(hi - lo) - 1, instrument.background) if len(instrument.background) else np.zeros(len(angles))
+    y = (np.polynomial.chebyshev.chebval(2*(angles - lo)/(hi - lo) - 1, instrument.background)
+         if len(instrument.background) else np.zeros(len(angles)))
     if instrument.hump:
         centre, width, height = instrument.hump
         y = y + height*np.exp(-4*math.log(2)*((angles - centre)/width)**2)
@@ -577,10 +616,13 @@ def powder_pattern(
 )->PowderPattern: # highest peak 100, or `instrument.counts`
     "The powder pattern of a crystal"
     last = min(instrument.two_theta[1] + max(3., 30*float(instrument.fwhm(instrument.two_theta[1]))), 179.9)
-    shortest = min(instrument.wavelength, instrument.second_wavelength or math.inf) if instrument.alpha2 else instrument.wavelength
-    lines = crystal if isinstance(crystal, Reflections) else reflections(crystal, 2*math.sin(math.radians(last/2))/shortest, radiation=instrument.radiation)
+    shortest = (min(instrument.wavelength, instrument.second_wavelength or math.inf) if instrument.alpha2
+                else instrument.wavelength)
+    lines = (crystal if isinstance(crystal, Reflections)
+             else reflections(crystal, 2*math.sin(math.radians(last/2))/shortest, radiation=instrument.radiation))
     y, angles, rng = _profile(lines, instrument), instrument.angles, np.random.default_rng(instrument.seed)
-    if not y.max() > 0: raise PowderError(f'{lines.name or "crystal"}: no line between two_theta {instrument.two_theta[0]:g} and {instrument.two_theta[1]:g}; widen the range or shorten the wavelength')
+    if not y.max() > 0:
+        raise PowderError(f'{lines.name or "crystal"}: no line between two_theta {instrument.two_theta[0]:g} and {instrument.two_theta[1]:g}; widen the range or shorten the wavelength')
     y = y/y.max() + _background(angles, instrument)/100
     y = 100*y if instrument.counts is None else rng.poisson(np.maximum(y, 0)*instrument.counts).astype(float)
     return PowderPattern(angles, y, instrument.wavelength, lines.name, (f'simulated, {instrument.radiation}',))
@@ -592,11 +634,15 @@ def save(self:PowderPattern,
 )->None:
     "Write a text file with a header that states the wavelength"
     path = Path(path)
-    if path.suffix.lower() not in ('.xy', '.xye'): raise PowderError(f"{path.name}: give a name that ends in .xy or .xye")
-    columns = [self.two_theta, self.intensity] + [np.sqrt(np.maximum(self.intensity, 1))]*(path.suffix.lower() == '.xye')
+    if path.suffix.lower() not in ('.xy', '.xye'):
+        raise PowderError(f"{path.name}: give a name that ends in .xy or .xye")
+    columns = [self.two_theta,
+               self.intensity] + [np.sqrt(np.maximum(self.intensity, 1))]*(path.suffix.lower() == '.xye')
     names = 'two_theta (degrees), intensity' + ', standard deviation'*(len(columns) - 2)
     head = [self.name, f'wavelength: {self.wavelength:.6f} angstrom', *self.notes, f'columns: {names}']
-    lines = [f'# {line}' for text in head if text for line in str(text).splitlines()] + [' '.join((f'{row[0]:.5f}', *(f'{v:.10g}' for v in row[1:]))) for row in zip(*columns)]
+    lines = [f'# {line}' for text in head if text
+             for line in str(text).splitlines()] + [' '.join((f'{row[0]:.5f}', *(f'{v:.10g}' for v in row[1:])))
+                                                    for row in zip(*columns)]
     path.write_text('\n'.join(lines) + '\n')
 
 # %% ../nbs/51_powder.ipynb #58f54583
@@ -629,7 +675,8 @@ def _bin_means(pattern, first=0, points=AXIS_POINTS):
     inside, centre = np.clip(edges, x[0], x[-1]), (edges[1:] + edges[:-1])/2
     width, fine = np.diff(inside), np.diff(edges) > 1.5*np.median(np.diff(x))
     # the running integral is a broken line between points, so bins narrower than the steps are read at their centres instead
-    mean = np.where(fine & (width > 0), np.diff(np.interp(inside, x, total))/np.maximum(width, 1e-12), np.interp(centre, x, y))
+    mean = np.where(fine & (width > 0), np.diff(np.interp(inside, x, total))/np.maximum(width, 1e-12),
+                    np.interp(centre, x, y))
     measured = (centre >= x[0] - 1e-9) & (centre <= x[-1] + 1e-9) & (q[1:]*half <= 1)
     return np.where(measured, mean, 0.), measured
 
@@ -652,7 +699,8 @@ def clip_peaks(y, first, last, window, smooth, work, base):
             a, b = max(j - p, first), min(j + p, last)
             if b == a: continue
             v = work[a] + (work[b] - work[a])*(j - a)/(b - a)
-            if j - p < first or j + p > last: v = max(v, min(work[a], work[b])) # at the ends the window shrinks on one side
+            # at the ends the window shrinks on one side
+            if j - p < first or j + p > last: v = max(v, min(work[a], work[b]))
             if v < work[j]: base[j] = v
         p = p - 1 if p <= 8 else p*7//8
 
@@ -676,7 +724,8 @@ def to_axis(
     if top > 0: y = y/top
     below = y[measured & (y < 0)] # what lies below zero is noise
     floor = max(1e-5, 2*math.sqrt((below**2).mean())) if len(below) else 1e-5
-    return np.stack([np.sign(y)*np.sqrt(abs(y)), (1 + np.log10(np.maximum(y, floor))/5)*measured, measured]).astype(np.float32)
+    return np.stack([np.sign(y)*np.sqrt(abs(y)), (1 + np.log10(np.maximum(y, floor))/5)*measured,
+                     measured]).astype(np.float32)
 
 # %% ../nbs/51_powder.ipynb #e17bee1d
 def estimate_background(
@@ -687,7 +736,8 @@ def estimate_background(
     first = math.floor(place[0]) - 1
     y, measured = _bin_means(pattern, first, math.ceil(place[-1]) + 2 - first)
     inside = np.flatnonzero(measured)
-    if len(inside) < 2: raise PowderError(f'{pattern.name or "pattern"}: it covers less than two bins of the axis; give a longer range')
+    if len(inside) < 2:
+        raise PowderError(f'{pattern.name or "pattern"}: it covers less than two bins of the axis; give a longer range')
     return np.interp(place, first + inside, _clipped(y, measured)[inside])
 
 # %% ../nbs/51_powder.ipynb #64e5e0cb
@@ -713,10 +763,13 @@ def measure_powder(
     fit = [c for c in crystals if lengths[c.numbers].all()]
     agreed = {'xray': [pymatgen_agreement(c) for c in crystals], 'neutron': [pymatgen_agreement(c, 'neutron') for c in fit]}
     keys = 'position', 'intensity', 'mean_intensity', 'r_factor'
-    found = dict(n=len(crystals), pymatgen={kind: dict(n=len(rows), lines=int(sum(r['lines'] for r in rows)), **{k: _spread_of(rows, k) for k in keys}) for kind, rows in agreed.items()},
-        gemmi={kind: dict(n=len(group), f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f')) for kind, group in (('xray', crystals), ('neutron', fit))},
-        seed=seed, data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
-        command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, out={(out and Path(out).name)!r})"')
+    found = dict(n=len(crystals),
+                 pymatgen={kind: dict(n=len(rows), lines=int(sum(r['lines'] for r in rows)),
+                                      **{k: _spread_of(rows, k) for k in keys}) for kind, rows in agreed.items()},
+                 gemmi={kind: dict(n=len(group), f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f'))
+                        for kind, group in (('xray', crystals), ('neutron', fit))}, seed=seed, data_hash=data_hash(path),
+                 **run_facts(), wall_time_s=time.perf_counter() - begun,
+                 command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found
 
@@ -734,14 +787,18 @@ def measure_powder_speed(
     from msdn_nb.bench import side_by_side
     begun, crystals, calculator = time.perf_counter(), _drawn(path, n, seed), XRDCalculator(CU_KA1)
     structures, tool = [c.to_pymatgen() for c in crystals], Instrument()
-    jobs = {'lines': lambda: [powder_lines(reflections(c), tool) for c in crystals], 'pymatgen': lambda: [calculator.get_pattern(s, two_theta_range=(5, 90)) for s in structures],
-        'profile': lambda: [powder_pattern(c, tool) for c in crystals]}
+    jobs = {'lines': lambda: [powder_lines(reflections(c), tool) for c in crystals],
+            'pymatgen': lambda: [calculator.get_pattern(s, two_theta_range=(5, 90)) for s in structures],
+            'profile': lambda: [powder_pattern(c, tool) for c in crystals]}
     with threadpool_limits(1): timed = side_by_side(jobs, rounds)
-    def separate(x, y): return 1 + int((np.diff(x[(x >= 5) & (x <= 90) & (y > 1e-5*y[x >= 5].max())]) > 1e-4).sum())   # stronger than a thousandth of a per cent, as in pymatgen
+    # stronger than a thousandth of a per cent, as in pymatgen
+    def separate(x, y): return 1 + int((np.diff(x[(x >= 5) & (x <= 90) & (y > 1e-5*y[x >= 5].max())]) > 1e-4).sum())
     ours, theirs = ([separate(x, y) for x, y in pairs] for pairs in (jobs['lines'](), [(p.x, p.y) for p in jobs['pymatgen']()]))
-    found = dict(n=len(crystals), two_theta=[5, 90], lines_mean=float(np.mean(ours)), pymatgen_lines_mean=float(np.mean(theirs)), atoms_mean=float(np.mean([len(c.numbers) for c in crystals])),
-        crystals_per_second={k: len(crystals)/v for k, v in timed['seconds'].items()}, profile_points=len(tool.angles), profile_ratio_to_pymatgen=timed['seconds']['pymatgen']/timed['seconds']['profile'], **timed,
-        seed=seed, data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
-        command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({Path(path).name!r}, n={n}, seed={seed}, rounds={rounds}, out={(out and Path(out).name)!r})"')
+    found = dict(n=len(crystals), two_theta=[5, 90], lines_mean=float(np.mean(ours)), pymatgen_lines_mean=float(np.mean(theirs)),
+                 atoms_mean=float(np.mean([len(c.numbers) for c in crystals])),
+                 crystals_per_second={k: len(crystals)/v for k, v in timed['seconds'].items()}, profile_points=len(tool.angles),
+                 profile_ratio_to_pymatgen=timed['seconds']['pymatgen']/timed['seconds']['profile'], **timed, seed=seed,
+                 data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
+                 command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({Path(path).name!r}, n={n}, seed={seed}, rounds={rounds}, out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found

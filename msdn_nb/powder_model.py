@@ -28,14 +28,20 @@ from torch import nn
 from .symmetry import crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
 from .sources import data_hash, some_rows
-from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided, first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
-                              read_weights, round_to_bytes, shipped_weights, split_of, split_rows, spread, take_weights, team, training_facts, weights_kind, weights_path, write_weights)
+from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided,
+                              first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
+                              read_weights, round_to_bytes, shipped_weights, split_of, split_rows, spread, take_weights,
+                              team, training_facts, weights_kind, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import crystal_family, extinction_classes
-from .powder import AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1, CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled, line_list, to_axis
+from .powder import (AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1,
+                            CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled,
+                            line_list, to_axis)
 from .lattices import _FAMILIES, law_lines
 from .powder_network import AxisBlock, axis_conv
-from .matching import CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, judged_by, known_crystals, lattice_cost, lattice_tensors, line_q2, oblique_element, pack_crystals, train_judge, train_lattice_judge, try_crystals, try_lattices, unpack_crystals
+from .matching import (CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, judged_by,
+                              known_crystals, lattice_cost, lattice_tensors, line_q2, oblique_element, pack_crystals,
+                              train_judge, train_lattice_judge, try_crystals, try_lattices, unpack_crystals)
 
 # %% ../nbs/57_powder_model.ipynb #ac49dc5a
 def line_arrays(
@@ -47,7 +53,8 @@ def line_arrays(
     seen = strength*(1+np.cos(2*theta)**2)/(np.sin(theta)**2*np.cos(theta)+1e-9)
     keep = (seen>2e-5*seen.max(initial=0))&(abs(hkl).max(1,initial=0)<128)
     hkl, strength = hkl[keep], strength[keep]
-    return hkl.astype(np.int8), (strength/max(strength.max(initial=0),1e-12)).astype(np.float32), metric[np.triu_indices(3)].astype(np.float32)
+    return (hkl.astype(np.int8), (strength/max(strength.max(initial=0),1e-12)).astype(np.float32),
+            metric[np.triu_indices(3)].astype(np.float32))
 
 # %% ../nbs/57_powder_model.ipynb #35101835
 @dataclass(frozen=True,eq=False,repr=False)
@@ -80,7 +87,8 @@ def pack_lines(
     "Line lists of single crystals in one record."
     n = len(found); offset = np.concatenate([[0],np.cumsum([len(s) for _,s,_ in found])]).astype(np.int64)
     hkl, strength, metric = zip(*found) if n else ([np.zeros((0,3),np.int8)],[np.zeros(0,np.float32)],np.zeros((0,6),np.float32))
-    return Lines(offset,np.concatenate(hkl),np.concatenate(strength),np.array(metric,np.float32).reshape(n,6),np.array(groups,np.uint8).reshape(n),np.array(rows,np.int64).reshape(n),np.full(n,law))
+    return Lines(offset,np.concatenate(hkl),np.concatenate(strength),np.array(metric,np.float32).reshape(n,6),
+                 np.array(groups,np.uint8).reshape(n),np.array(rows,np.int64).reshape(n),np.full(n,law))
 
 # %% ../nbs/57_powder_model.ipynb #b9c1b773
 def _line_job(job):
@@ -102,9 +110,12 @@ def cache_lines(
 )->Path:
     "List the lines of a table's crystals, or go on listing them."
     folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); rows = np.asarray(rows); state = folder/'lines.json'
-    card = dict(data_hash=data_hash(table.path),rows=len(rows),first=int(rows[0]),last=int(rows[-1]),total=int(rows.sum()),symprec=symprec,chunk=chunk)
-    if state.exists() and json.loads(state.read_text())!=card: raise CacheError(f'{folder} holds lines of another table or of other rows; delete the folder or name another')
-    write_json(state,card); parts = [(folder/f'part-{i:05d}.npz',rows[i:i+chunk]) for i in range(0,len(rows),chunk)]; todo = [p for p in parts if not p[0].exists()]
+    card = dict(data_hash=data_hash(table.path),rows=len(rows),first=int(rows[0]),last=int(rows[-1]),total=int(rows.sum()),
+                symprec=symprec,chunk=chunk)
+    if state.exists() and json.loads(state.read_text())!=card:
+        raise CacheError(f'{folder} holds lines of another table or of other rows; delete the folder or name another')
+    write_json(state,card); parts = [(folder/f'part-{i:05d}.npz',rows[i:i+chunk]) for i in range(0,len(rows),chunk)]
+    todo = [p for p in parts if not p[0].exists()]
     jobs = (([table[int(r)] for r in part],part,symprec) for _,part in todo)
     for (path,_),found in zip(todo,progress(spread(_line_job,jobs,workers),len(todo),'lines')):
         part = path.with_suffix('.part')
@@ -117,9 +128,11 @@ def open_lines(
     folder, # as `cache_lines` filled it
 )->Lines:
     "The line lists of a finished folder."
-    folder = Path(folder); card = json.loads((folder/'lines.json').read_text()) if (folder/'lines.json').exists() else None
+    folder = Path(folder)
+    card = json.loads((folder/'lines.json').read_text()) if (folder/'lines.json').exists() else None
     wanted = [folder/f'part-{i:05d}.npz' for i in range(0,card['rows'],card['chunk'])] if card else []
-    if not wanted or not all(p.exists() for p in wanted): raise CacheError(f'{folder}: no finished lists of lines; run cache_lines first')
+    if not wanted or not all(p.exists() for p in wanted):
+        raise CacheError(f'{folder}: no finished lists of lines; run cache_lines first')
     def read(path):
         with np.load(path) as z: return Lines(**{f.name:z[f.name] for f in fields(Lines)})
     return join_lines([read(p) for p in wanted])
@@ -132,7 +145,8 @@ def take_lines(
     "Some of the crystals."
     items = np.asarray(items,int); n = np.diff(lines.offset)[items]; ends = np.cumsum(n)
     at = np.arange(n.sum())+np.repeat(lines.offset[items]-ends+n,n)
-    return Lines(np.concatenate([[0],ends]).astype(np.int64),lines.hkl[at],lines.strength[at],lines.metric[items],lines.group[items],lines.row[items],lines.law[items])
+    return Lines(np.concatenate([[0],ends]).astype(np.int64),lines.hkl[at],lines.strength[at],lines.metric[items],
+                 lines.group[items],lines.row[items],lines.law[items])
 
 def line_items(
     lines:Lines,
@@ -144,7 +158,8 @@ def line_items(
 # %% ../nbs/57_powder_model.ipynb #085c1389
 def _cell_of(metric):
     "Cell parameters (6,) from a reciprocal metric (6,)"
-    g = np.zeros((3,3)); g[np.triu_indices(3)] = metric; return cell_parameters(np.linalg.cholesky(np.linalg.inv(g+np.triu(g,1).T)))
+    g = np.zeros((3,3)); g[np.triu_indices(3)] = metric
+    return cell_parameters(np.linalg.cholesky(np.linalg.inv(g+np.triu(g,1).T)))
 
 # %% ../nbs/57_powder_model.ipynb #a1550fa4
 def _borrowed_cell(metric, family, rng):
@@ -175,7 +190,8 @@ def law_made(
         try: lattice = lattice_from_parameters(*p); hkl, count = law_lines(g,p,1.04*Q_MAX)
         except ValueError: continue # angles that close no cell
         if len(hkl)<3 or abs(hkl).max()>127: continue
-        found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)])); groups.append(g)
+        found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)]))
+        groups.append(g)
     return pack_lines(found,groups,np.full(n,-1),True)
 
 # %% ../nbs/57_powder_model.ipynb #3655be91
@@ -226,7 +242,8 @@ def _standard():
 def _draw(ranges, group):
     "Any instrument, in the same order"
     ws, slopes, sizes, size_chance, etas, alpha2_chance, zeros, displacements, grains, bs, marches, march_chance, starts, start_chance, stops, stop_chance = ranges
-    width = math.exp(np.random.uniform(math.log(ws[0]),math.log(ws[1]))); slope = width*width*np.random.uniform(slopes[0],slopes[1])
+    width = math.exp(np.random.uniform(math.log(ws[0]),math.log(ws[1])))
+    slope = width*width*np.random.uniform(slopes[0],slopes[1])
     size = np.random.uniform(sizes[0],sizes[1]) if np.random.rand()<size_chance else 0.
     eta = np.random.uniform(etas[0],etas[1]); alpha2 = .5 if np.random.rand()<alpha2_chance else 0.
     zero = zeros*np.random.randn(); displacement = displacements*np.random.randn()
@@ -245,7 +262,8 @@ def _strained(metric, group, law, ranges):
     strain, strain_axes, shear, law_strain, law_strain_axes = ranges
     overall = strain*np.random.randn(); each = law_strain_axes if law else strain_axes
     if law: overall += law_strain*np.random.randn()
-    a = math.exp(overall+each*np.random.randn()); b = math.exp(overall+each*np.random.randn()); c = math.exp(overall+each*np.random.randn())
+    a = math.exp(overall+each*np.random.randn()); b = math.exp(overall+each*np.random.randn())
+    c = math.exp(overall+each*np.random.randn())
     if group>=75: b = a
     if group>=195: c = a
     g = np.array([metric[0]*a*a,metric[1]*a*b,metric[2]*a*c,metric[3]*b*b,metric[4]*b*c,metric[5]*c*c])
@@ -296,7 +314,8 @@ def _draw_lines(y, q, height, top, instrument, standard):
     for i in range(len(q)):
         if height[i]<(1e-5 if standard else 1e-4)*top or height[i]==0: continue
         theta = math.asin(CU_KA1*q[i]/2); t = math.tan(theta); share = height[i]/top
-        fwhm = math.radians(math.sqrt(width*width+slope*t*t)+size/math.cos(theta)); reach = 2.2 if standard else (10. if share>.2 else (6. if share>.02 else 3.))
+        fwhm = math.radians(math.sqrt(width*width+slope*t*t)+size/math.cos(theta))
+        reach = 2.2 if standard else (10. if share>.2 else (6. if share>.02 else 3.))
         seen = theta+math.radians(zero+displacement*math.cos(theta))/2
         at, cosine = 2*math.sin(seen)/CU_KA1, math.cos(seen)
         _add_peak(y,at,cosine,height[i]/fwhm,fwhm,eta,reach)
@@ -304,7 +323,8 @@ def _draw_lines(y, q, height, top, instrument, standard):
 
 # %% ../nbs/57_powder_model.ipynb #44e12bd4
 @fast_compiled
-def _place(two_theta): return int((math.log(2*math.sin(math.radians(two_theta/2))/CU_KA1+AXIS_OFFSET)-AXIS_START)/AXIS_STEP+.01)
+def _place(two_theta):
+    return int((math.log(2*math.sin(math.radians(two_theta/2))/CU_KA1+AXIS_OFFSET)-AXIS_START)/AXIS_STEP+.01)
 
 @fast_compiled
 def _normalised(y, mask):
@@ -322,11 +342,15 @@ def _record(y, mask, first, last, width, eta, ranges):
     n = len(y); impurity, impurity_chance, doses, background, humps, clip_chance = ranges
     if np.random.rand()<impurity_chance:
         for _ in range(np.random.randint(1,5)):
-            q = np.random.uniform(.12,Q_MAX); _add_peak(y,q,math.cos(math.asin(CU_KA1*q/2)),np.random.rand()**2*impurity,math.radians(width),eta,5.)
-    counts = 10**np.random.uniform(doses[0],doses[1]); flat = background*np.random.rand()**3; falling = background*np.random.rand()**3; decay = np.random.uniform(100.,600.)
-    hump = humps*np.random.rand()**4; centre = np.random.uniform(.2,.8)*n; broad = n*np.random.uniform(.06,.2); clip = np.random.rand()<clip_chance
+            q = np.random.uniform(.12,Q_MAX)
+            _add_peak(y,q,math.cos(math.asin(CU_KA1*q/2)),np.random.rand()**2*impurity,math.radians(width),eta,5.)
+    counts = 10**np.random.uniform(doses[0],doses[1]); flat = background*np.random.rand()**3
+    falling = background*np.random.rand()**3; decay = np.random.uniform(100.,600.)
+    hump = humps*np.random.rand()**4; centre = np.random.uniform(.2,.8)*n; broad = n*np.random.uniform(.06,.2)
+    clip = np.random.rand()<clip_chance
     for j in range(n):
-        under = flat+falling*math.exp(-j/decay)+hump*math.exp(-((j-centre)/broad)**2); expected = max(y[j],0.)+under+.002
+        under = flat+falling*math.exp(-j/decay)+hump*math.exp(-((j-centre)/broad)**2)
+        expected = max(y[j],0.)+under+.002
         v = expected+math.sqrt(expected/counts)*np.random.randn()
         y[j] = (v if clip else v-under)*mask[j]
     if clip:
@@ -356,9 +380,11 @@ def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample,
     np.random.seed(seed); n = len(strength)
     if standard==1: g = metric.astype(np.float64)
     else: g = _strained(metric,group,law,cell if standard==0 else (varied[0],cell[1],cell[2],0.,0.))
-    d = _standard() if standard else _draw(sample,group); grain = np.random.uniform(0.,varied[1]) if standard==2 else d[7]
+    d = _standard() if standard else _draw(sample,group)
+    grain = np.random.uniform(0.,varied[1]) if standard==2 else d[7]
     q, height = np.zeros(n), np.empty(n); y[:] = 0.
-    top = _heights(hkl,strength,g,law,grain,d[8],d[9],d[10],q,height); _draw_lines(y,q,height,top if top>0 else 1.,d[:7],standard>0)
+    top = _heights(hkl,strength,g,law,grain,d[8],d[9],d[10],q,height)
+    _draw_lines(y,q,height,top if top>0 else 1.,d[:7],standard>0)
     first, last = max(_place(d[11]),0), min(_place(d[12]),len(y)-1)
     for j in range(len(y)): mask[j] = 1. if first<=j<=last else 0.
     _normalised(y,mask)
@@ -369,7 +395,8 @@ def _render_one(hkl, strength, metric, group, law, standard, seed, cell, sample,
 def _render(items, offset, hkl, strength, metric, group, law, standard, seeds, cell, sample, recording, varied, out):
     for b in range(len(items)):
         i = items[b]; o, p = offset[i], offset[i+1]
-        _render_one(hkl[o:p],strength[o:p],metric[i],group[i],law[i],standard[b],seeds[b],cell,sample,recording,varied,out[b,0],out[b,1],out[b,2])
+        _render_one(hkl[o:p],strength[o:p],metric[i],group[i],law[i],standard[b],seeds[b],cell,sample,recording,varied,
+                    out[b,0],out[b,1],out[b,2])
 
 # %% ../nbs/57_powder_model.ipynb #788d1a2e
 def render_patterns(
@@ -381,9 +408,12 @@ def render_patterns(
     varied=False,            # where the standard instrument records: a relative of the crystal; one truth value, or one for each item
 )->np.ndarray: # (n, 3, 3072) float32 on the network's axis: signed square root, logarithm, and where it was measured
     "Patterns as the network sees them."
-    items = np.arange(len(lines)) if items is None else np.asarray(items); out = np.zeros((len(items),AXIS_ROWS,AXIS_POINTS),np.float32)
-    seeds = np.random.default_rng(seed).integers(0,2**31,len(items)); plain = np.broadcast_to(np.asarray(standard,bool),len(items))&~lines.law[items]
-    _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,plain*(1+np.broadcast_to(np.asarray(varied,bool),len(items))),seeds,*_as_tuples(effects),out)
+    items = np.arange(len(lines)) if items is None else np.asarray(items)
+    out = np.zeros((len(items),AXIS_ROWS,AXIS_POINTS),np.float32)
+    seeds = np.random.default_rng(seed).integers(0,2**31,len(items))
+    plain = np.broadcast_to(np.asarray(standard,bool),len(items))&~lines.law[items]
+    _render(items,lines.offset,lines.hkl,lines.strength,lines.metric,lines.group,lines.law,
+            plain*(1+np.broadcast_to(np.asarray(varied,bool),len(items))),seeds,*_as_tuples(effects),out)
     return out
 
 # %% ../nbs/57_powder_model.ipynb #afa3ec8e
@@ -406,7 +436,9 @@ class PowderNet(nn.Module):
             layers += [axis_conv(n,w,4,2) if i else axis_conv(n,w,16,4),*[AxisBlock(w,k) for _ in range(b)]]; n = w
             if i: length //= 2
         self.body,self.squeeze = nn.Sequential(*layers),axis_conv(n,squeeze,1)
-        self.head = nn.Sequential(nn.Flatten(),nn.Dropout(dropout),nn.Linear(squeeze*length,hidden,bias=False),nn.BatchNorm1d(hidden),nn.ReLU(inplace=True),nn.Dropout(dropout),nn.Linear(hidden,classes))
+        self.head = nn.Sequential(nn.Flatten(),nn.Dropout(dropout),nn.Linear(squeeze*length,hidden,bias=False),
+                                  nn.BatchNorm1d(hidden),nn.ReLU(inplace=True),nn.Dropout(dropout),
+                                  nn.Linear(hidden,classes))
         self.place,self.memory = nn.Linear(hidden,memory,bias=False) if memory else None,None
     def forward(self, x): return self.decide(self.encode(x))
 
@@ -422,16 +454,19 @@ def map(self:PowderNet, x): # (B, rows, points) -> (B, squeeze, 1, points/64)
     return self.squeeze(self.body(x[:,:,None]))
 
 @patch
-def encode(self:PowderNet, x): # (B, rows, points) -> the map; with the trials of known crystals and lattices where there are judges
+# (B, rows, points) -> the map; with the trials of known crystals and lattices where there are judges
+def encode(self:PowderNet, x):
     "All that does not depend on the dropout"
     f = self.map(x)
-    return f if self.training or self.memory is None or self.memory.judge is None else (f,*self.memory.trials(self.features(f),x))
+    return (f if self.training or self.memory is None or self.memory.judge is None
+            else (f,*self.memory.trials(self.features(f),x)))
 
 @patch
 def decide(self:PowderNet, f): # what `encode` gives -> (B, classes)
     "Answers from the map; with the places of the patterns, unit vectors, while a network with a memory learns"
     f,*trial = f if isinstance(f,tuple) else (f,); h = self.features(f); z = self.head[5:](h)
-    if self.training and self.place is not None: return z,F.normalize((self.place(h) if self.memory is None else h).float(),dim=1)
+    if self.training and self.place is not None:
+        return z,F.normalize((self.place(h) if self.memory is None else h).float(),dim=1)
     return self.memory.verdict(z,h,*trial) if trial else z
 
 # %% ../nbs/57_powder_model.ipynb #6137a6c1
@@ -460,7 +495,8 @@ class PowderModelRecipe:
     @property
     def classes(self): return tuple(range(1,231))
 
-POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230',dict(memory=96)),PowderModelRecipe('powder-230-measured',dict(memory=96),base='powder-230')]}
+POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230',dict(memory=96)),
+                                    PowderModelRecipe('powder-230-measured',dict(memory=96),base='powder-230')]}
 
 # %% ../nbs/57_powder_model.ipynb #db6403cd
 def powder_recipe_from_dict(
@@ -468,7 +504,9 @@ def powder_recipe_from_dict(
 )->PowderModelRecipe:
     "Rebuild a recipe from plain values."
     effects = Effects(**{k:tuple(v) if isinstance(v,list) else v for k,v in d['effects'].items()})
-    return PowderModelRecipe(**{**d,'effects':effects,'model_args':{k:tuple(v) if isinstance(v,list) else v for k,v in d['model_args'].items()}})
+    return PowderModelRecipe(**{**d,'effects':effects,
+                                'model_args':{k:tuple(v) if isinstance(v,list) else v
+                                              for k,v in d['model_args'].items()}})
 
 # %% ../nbs/57_powder_model.ipynb #c8f26978
 @lru_cache
@@ -506,9 +544,12 @@ class NeighbourLoss:
         key, key_target,  # of exact patterns: (k, d), (k,)
         own,              # (n,) number of a varied pattern's own exact pattern, -1 for none
     ):
-        pool,voter = (key,key_target) if self.places is None else (torch.cat([key,self.places]),torch.cat([key_target,self.groups]))
-        away = (own[:,None]==torch.arange(len(pool),device=own.device))&(torch.rand(len(place),1,device=place.device)<self.hidden)
-        vote = (place@pool.T/self.width).masked_fill(away,-1e4); same = (target[:,None]==voter)&~away; known = same.any(1)
+        pool,voter = ((key,key_target) if self.places is None
+                      else (torch.cat([key,self.places]),torch.cat([key_target,self.groups])))
+        away = (own[:,None]==torch.arange(len(pool),
+                                          device=own.device))&(torch.rand(len(place),1,device=place.device)<self.hidden)
+        vote = (place@pool.T/self.width).masked_fill(away,-1e4); same = (target[:,None]==voter)&~away
+        known = same.any(1)
         self.places,self.groups = pool[:self.recent].detach(),voter[:self.recent]
         return (vote.logsumexp(1)-vote.masked_fill(~same,-1e4).logsumexp(1))[known].sum()/max(1,int(known.sum()))
 
@@ -519,8 +560,10 @@ class PowderLoss:
     def __call__(self, answers, target, law, standard, pair):
         if not isinstance(answers,tuple): return powder_loss(answers,target,law,self.recipe.label_smoothing)
         z,place = answers; key = pair>=0; loss = powder_loss(z[~key],target[~key],law[~key],self.recipe.label_smoothing)
-        own = torch.full_like(pair,-1); own[pair[key]] = torch.arange(int(key.sum()),device=pair.device); real = ~key&~law
-        return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],own[real])
+        own = torch.full_like(pair,-1); own[pair[key]] = torch.arange(int(key.sum()),device=pair.device)
+        real = ~key&~law
+        return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],
+                                                                own[real])
 
 # %% ../nbs/57_powder_model.ipynb #a18994a7
 class Memory(nn.Module):
@@ -530,9 +573,12 @@ class Memory(nn.Module):
         block:int=0,        # bytes of the packed lines
         called:int=200,     # how many are held against a pattern
     ):
-        super().__init__(); parts = math.gcd(48,dims); self.called,self.judge,self.lattice_judge,self._known = called,None,None,None
-        self.register_buffer('codes',torch.zeros(parts,rows,dtype=torch.uint8)); self.register_buffer('centres',torch.zeros(parts,256,dims//parts))
-        self.register_buffer('block',torch.zeros(block,dtype=torch.uint8)); self.register_buffer('lengths',None,persistent=False)
+        super().__init__(); parts = math.gcd(48,dims)
+        self.called,self.judge,self.lattice_judge,self._known = called,None,None,None
+        self.register_buffer('codes',torch.zeros(parts,rows,dtype=torch.uint8))
+        self.register_buffer('centres',torch.zeros(parts,256,dims//parts))
+        self.register_buffer('block',torch.zeros(block,dtype=torch.uint8))
+        self.register_buffer('lengths',None,persistent=False)
     def __len__(self): return self.codes.shape[1]
     @property
     def known(self): # `KnownCrystals`, unpacked at first use
@@ -548,23 +594,33 @@ class Memory(nn.Module):
 def trial(self:Memory, h, x): # features (B, dims), patterns (B, 3, points) -> rows of the memory (B, called), evidence (B, called, 13), refined reciprocal metrics (B, called, 6)
     "Hold the nearest crystals against the patterns."
     rows = self.cosines(F.normalize(h.float(),dim=1)).topk(min(self.called,len(self)),1).indices.cpu()
-    return rows,*(torch.from_numpy(f).float() for f in try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy()))
+    return (rows,
+            *(torch.from_numpy(f).float()
+              for f in try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy())))
 
 @patch
-def trials(self:Memory, h, x): # features and patterns -> rows and evidence of `trial`; where lattices are judged, also what `lattice_tensors` gives
+# features and patterns -> rows and evidence of `trial`; where lattices are judged, also what `lattice_tensors` gives
+def trials(self:Memory, h, x):
     "Hold the nearest crystals, and their lattices, against the patterns."
     rows,found,cells = self.trial(h,x)
-    return (rows,found) if self.lattice_judge is None else (rows,found,*lattice_tensors(try_lattices(self.known,rows.numpy(),found.numpy(),cells.numpy(),x.detach().float().cpu().numpy())))
+    return ((rows,found) if self.lattice_judge is None
+            else (rows,found,
+                  *lattice_tensors(try_lattices(self.known,rows.numpy(),found.numpy(),cells.numpy(),
+                                                x.detach().float().cpu().numpy()))))
 
 @patch
-def evidence(self:Memory, h, rows, found): # features, and what `trial` gives -> cosines, groups and evidence, as a `Judge` reads them
-    place = F.normalize(h.float(),dim=1).cpu(); cosines = torch.stack([self.places(r.to(self.codes.device)).cpu()@p for p,r in zip(place,rows)])
+# features, and what `trial` gives -> cosines, groups and evidence, as a `Judge` reads them
+def evidence(self:Memory, h, rows, found):
+    place = F.normalize(h.float(),dim=1).cpu()
+    cosines = torch.stack([self.places(r.to(self.codes.device)).cpu()@p for p,r in zip(place,rows)])
     return cosines,self.groups[rows],found
 
 @patch
-def verdict(self:Memory, z, h, rows, found, *lattices): # logits and features, and what `trials` gives -> log-probabilities (B, 230)
+# logits and features, and what `trials` gives -> log-probabilities (B, 230)
+def verdict(self:Memory, z, h, rows, found, *lattices):
     "What the judges make of it."
-    where = next(self.judge.parameters()).device; answers = self.judge(z.float().to(where),*(e.to(where) for e in self.evidence(h,rows,found)))
+    where = next(self.judge.parameters()).device
+    answers = self.judge(z.float().to(where),*(e.to(where) for e in self.evidence(h,rows,found)))
     return (self.lattice_judge(answers,*(t.to(where) for t in lattices)) if lattices else answers).to(z.device)
 
 # %% ../nbs/57_powder_model.ipynb #905bf9dd
@@ -573,7 +629,8 @@ def cosines(self:Memory, place): # unit vectors (B, dims) -> (B, rows)
     "How near the crystals are."
     n = len(self)
     if len(place)>8: return torch.cat([place@self.places(slice(i,i+16384)).T for i in range(0,n,16384)],1)
-    if self.lengths is None: self.lengths = sum(c.pow(2).sum(1)[k.long()] for c,k in zip(self.centres,self.codes)).sqrt()
+    if self.lengths is None:
+        self.lengths = sum(c.pow(2).sum(1)[k.long()] for c,k in zip(self.centres,self.codes)).sqrt()
     table = torch.einsum('bpd,pkd->pbk',place.view(len(place),len(self.codes),-1),self.centres)
     return sum(t.index_select(1,k.int()) for t,k in zip(table,self.codes))/self.lengths
 
@@ -585,13 +642,16 @@ def keep_places(
     seed:int=0,
 )->Memory:
     "A memory of these crystals, without a judge."
-    x = F.normalize(features.float(),dim=1); block = pack_crystals(known) if known is not None else np.zeros(0,np.uint8); m = Memory(*x.shape,len(block)); m.block = torch.from_numpy(block.copy())
+    x = F.normalize(features.float(),dim=1); block = pack_crystals(known) if known is not None else np.zeros(0,np.uint8)
+    m = Memory(*x.shape,len(block)); m.block = torch.from_numpy(block.copy())
     rng = torch.Generator().manual_seed(seed); some = torch.randperm(len(x),generator=rng)[:sample]
     for p,part in enumerate(x.chunk(len(m.codes),1)):
         few = part[some].contiguous(); c = few[:256].clone()
         for _ in range(rounds):
-            at = (few@c.T-c.pow(2).sum(1)/2).argmax(1); n = torch.bincount(at,minlength=len(c))[:,None]; c = torch.where(n>0,torch.zeros_like(c).index_add_(0,at,few)/n.clamp_min(1),c)
-        m.centres[p,:len(c)] = c; m.codes[p] = torch.cat([(b@c.T-c.pow(2).sum(1)/2).argmax(1) for b in part.split(20000)]).to(torch.uint8)
+            at = (few@c.T-c.pow(2).sum(1)/2).argmax(1); n = torch.bincount(at,minlength=len(c))[:,None]
+            c = torch.where(n>0,torch.zeros_like(c).index_add_(0,at,few)/n.clamp_min(1),c)
+        m.centres[p,:len(c)] = c
+        m.codes[p] = torch.cat([(b@c.T-c.pow(2).sum(1)/2).argmax(1) for b in part.split(20000)]).to(torch.uint8)
     return m
 
 # %% ../nbs/57_powder_model.ipynb #30790cbb
@@ -605,9 +665,14 @@ def remember(
     batch:int=256,
 )->PowderNet:
     "Fill a network's memory."
-    model.eval(); model.memory = None; round_to_bytes(model,BYTES); device,(rank,n) = next(model.parameters()).device,team(); items = np.asarray(items); items = items[np.lexsort((lines.metric[items,0],lines.group[items]))]; parts = np.array_split(items,n)
-    def features(items): return model.features(model.map(torch.from_numpy(render_patterns(lines,items,standard=True)).to(device))).half().cpu()
-    found = torch.cat([features(parts[rank][i:i+batch]) for i in progress(range(0,len(parts[rank]),batch),-(-len(parts[rank])//batch),'memory')])
+    model.eval(); model.memory = None; round_to_bytes(model,BYTES)
+    device,(rank,n) = next(model.parameters()).device,team(); items = np.asarray(items)
+    items = items[np.lexsort((lines.metric[items,0],lines.group[items]))]; parts = np.array_split(items,n)
+    def features(items):
+        return model.features(model.map(torch.from_numpy(render_patterns(lines,items,
+                                                                         standard=True)).to(device))).half().cpu()
+    found = torch.cat([features(parts[rank][i:i+batch])
+                       for i in progress(range(0,len(parts[rank]),batch),-(-len(parts[rank])//batch),'memory')])
     if n>1: all_found = [None]*n; torch.distributed.all_gather_object(all_found,found); found = torch.cat(all_found)
     model.memory = keep_places(found,strongest_lines(lines,items)).to(device); return model
 
@@ -629,8 +694,10 @@ def gather_evidence(
     "What judges read about patterns."
     found,seen = [],[]
     for x in torch.as_tensor(np.asarray(patterns)).split(batch):
-        h = model.features(model.map(x)); rows,evidence,cells = model.memory.trial(h,x); found.append((model.head[5:](h),*model.memory.evidence(h,rows,evidence)))
-        if lattices: seen.append(lattice_tensors(try_lattices(model.memory.known,rows.numpy(),evidence.numpy(),cells.numpy(),x.numpy())))
+        h = model.features(model.map(x)); rows,evidence,cells = model.memory.trial(h,x)
+        found.append((model.head[5:](h),*model.memory.evidence(h,rows,evidence)))
+        if lattices:
+            seen.append(lattice_tensors(try_lattices(model.memory.known,rows.numpy(),evidence.numpy(),cells.numpy(),x.numpy())))
     return tuple(tuple(map(torch.cat,zip(*f))) for f in (found,seen))
 
 def appoint_judges(
@@ -642,9 +709,11 @@ def appoint_judges(
 )->torch.Tensor: # (n, 230) log-probabilities by judges that did not learn from them
     "Train the judges for a network."
     found,lattices = gather_evidence(model,patterns); target,fold = torch.as_tensor(target),torch.as_tensor(fold)
-    model.memory.judge = train_judge(*found,target,**judging); answers = cross_answers(train_judge,found,target,fold,**judging); exact = (lattices[0]>=0).any(1)
+    model.memory.judge = train_judge(*found,target,**judging); answers = cross_answers(train_judge,found,target,fold,**judging)
+    exact = (lattices[0]>=0).any(1)
     if not exact.any(): return answers
-    heard = [t[exact] for t in (answers,*lattices)]; model.memory.lattice_judge = train_lattice_judge(*heard,target[exact],**weighing)
+    heard = [t[exact] for t in (answers,*lattices)]
+    model.memory.lattice_judge = train_lattice_judge(*heard,target[exact],**weighing)
     answers[exact] = cross_answers(train_lattice_judge,heard,target[exact],fold[exact],**weighing); return answers
 
 # %% ../nbs/57_powder_model.ipynb #5a603672
@@ -658,7 +727,8 @@ class PatternBatches:
         seed:int=0,
         valid:bool=False,          # each crystal twice, nothing shuffled, no laws
     ):
-        self.lines,self.items,self.recipe,self.seed,self.valid,self.epoch,self.device = lines,np.asarray(items),recipe,seed,valid,0,torch.device('cpu')
+        self.lines,self.items,self.recipe,self.seed,self.valid,self.epoch,self.device = (lines,np.asarray(items),recipe,
+            seed,valid,0,torch.device('cpu'))
         self.laws = np.zeros(0,int) if valid else np.flatnonzero(lines.law)
     def to(self, device): self.device = torch.device(device); return self
     def __len__(self): return -(-len(self.items)//(self.recipe.batch_size//(2 if self.valid else 1)))
@@ -675,7 +745,8 @@ class PatternBatches:
 def jobs(self:PatternBatches):
     "Items, whether the standard instrument records them, and a seed, batch by batch"
     rng = np.random.default_rng([self.seed,self.epoch]); r = self.recipe
-    items = self.items if self.valid else rng.permutation(self.items); size = r.batch_size//2 if self.valid else r.batch_size
+    items = self.items if self.valid else rng.permutation(self.items)
+    size = r.batch_size//2 if self.valid else r.batch_size
     for i in range(0,len(items),size):
         chosen = items[i:i+size].copy(); seed = int(rng.integers(2**31))
         if self.valid: yield np.concatenate([chosen,chosen]),np.repeat([True,False],len(chosen)),seed; continue
@@ -688,17 +759,24 @@ def batch(self:PatternBatches, items, standard, seed):
     varied = False if self.valid else np.random.default_rng([seed,1]).random(len(items))<self.recipe.varied_share
     x = render_patterns(self.lines,items,self.recipe.effects,standard,seed,varied); pair = np.full(len(items),-1)
     if self.recipe.model_args.get('memory') and not self.valid: # some of them once more, as they are
-        key = np.flatnonzero(~self.lines.law[items])[:round(self.recipe.key_share*len(items))]; x = np.concatenate([x,render_patterns(self.lines,items[key],standard=True)])
-        items,standard,pair = np.concatenate([items,items[key]]),np.concatenate([standard,np.ones(len(key),bool)]),np.concatenate([pair,key])
-    return tuple(map(torch.from_numpy,(x,self.lines.group[items].astype(np.int64)-1,self.lines.law[items],standard,pair)))
+        key = np.flatnonzero(~self.lines.law[items])[:round(self.recipe.key_share*len(items))]
+        x = np.concatenate([x,render_patterns(self.lines,items[key],standard=True)])
+        items,standard,pair = (np.concatenate([items,items[key]]),np.concatenate([standard,np.ones(len(key),bool)]),
+                               np.concatenate([pair,key]))
+    return tuple(map(torch.from_numpy,(x,self.lines.group[items].astype(np.int64)-1,self.lines.law[items],standard,
+                                       pair)))
 
 # %% ../nbs/57_powder_model.ipynb #5295f8f3
 def _hit(logits, target, among, k):
     return (logits[among].topk(k,1).indices==target[among][:,None]).any(1).float().mean()
-def standard_top_1(logits, target, law, standard, pair): "Right first answers, standard instrument."; return _hit(logits,target,standard,1)
-def standard_top_5(logits, target, law, standard, pair): "Right among the first five, standard instrument."; return _hit(logits,target,standard,5)
-def effects_top_1(logits, target, law, standard, pair): "Right first answers, any instrument."; return _hit(logits,target,~standard,1)
-def effects_top_5(logits, target, law, standard, pair): "Right among the first five, any instrument."; return _hit(logits,target,~standard,5)
+def standard_top_1(logits, target, law, standard, pair):
+    "Right first answers, standard instrument."; return _hit(logits,target,standard,1)
+def standard_top_5(logits, target, law, standard, pair):
+    "Right among the first five, standard instrument."; return _hit(logits,target,standard,5)
+def effects_top_1(logits, target, law, standard, pair):
+    "Right first answers, any instrument."; return _hit(logits,target,~standard,1)
+def effects_top_5(logits, target, law, standard, pair):
+    "Right among the first five, any instrument."; return _hit(logits,target,~standard,5)
 
 def powder_learner(
     train, valid,               # batches: x, target, law, standard, pair
@@ -708,12 +786,16 @@ def powder_learner(
     device:str='cpu',
 ):
     "A fastai Learner: class-aware loss, AdamW, bfloat16, checkpoints, CSV log."
-    fb,_ = learner_parts(); Path(folder).mkdir(parents=True,exist_ok=True); model = (model or PowderNet(**recipe.model_args)).to(device,memory_format=torch.channels_last)
+    fb,_ = learner_parts(); Path(folder).mkdir(parents=True,exist_ok=True)
+    model = (model or PowderNet(**recipe.model_args)).to(device,memory_format=torch.channels_last)
     class Epoch(fb.Callback):
         def before_train(self): self.dls.train.epoch = self.epoch
     opt = partial(fb.Adam,decouple_wd=True,wd=recipe.weight_decay,sqr_mom=.999,eps=1e-8)
-    return fb.Learner(fb.DataLoaders(train,valid,path=folder,device=torch.device(device)),model,loss_func=PowderLoss(recipe),opt_func=opt,metrics=[standard_top_1,standard_top_5,effects_top_1,effects_top_5],
-                      path=Path(folder),wd=recipe.weight_decay,cbs=[autocast_callback(),checkpoint_callback(folder),average_callback(),Epoch()])
+    return fb.Learner(fb.DataLoaders(train,valid,path=folder,device=torch.device(device)),model,
+                      loss_func=PowderLoss(recipe),opt_func=opt,
+                      metrics=[standard_top_1,standard_top_5,effects_top_1,effects_top_5], path=Path(folder),
+                      wd=recipe.weight_decay,cbs=[autocast_callback(),checkpoint_callback(folder),average_callback(),
+                                                  Epoch()])
 
 # %% ../nbs/57_powder_model.ipynb #13ba8a1f
 def train_powder(
@@ -727,16 +809,21 @@ def train_powder(
     start=None,            # state dict to start from
 ):
     "List, train, and return the fastai Learner."
-    fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs; rank,n = team()
+    fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    epochs = epochs or recipe.epochs; rank,n = team()
     train_rows,valid_rows,_ = split_rows(table,recipe,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)
-    share = replace(recipe,batch_size=max(1,recipe.batch_size//n)); fb.set_seed(seed+rank); model = PowderNet(**recipe.model_args)
+    share = replace(recipe,batch_size=max(1,recipe.batch_size//n)); fb.set_seed(seed+rank)
+    model = PowderNet(**recipe.model_args)
     if start is not None: take_weights(model,start)
-    learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device); first = resume(learn,folder)
+    learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),
+                           PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device)
+    first = resume(learn,folder)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
-        if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
+        if first<epochs:
+            learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
     if learn.model.place is not None: remember(learn.model,lines,train)
     return learn
 
@@ -759,8 +846,11 @@ def save_powder(
     **card,                    # what else the card tells
 )->Path:
     "Keep a powder network."
-    if model.memory is not None: card.update(remembered=len(model.memory),block=len(model.memory.block),judged=model.memory.judge is not None,lattices=model.memory.lattice_judge is not None)
-    return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,in_bytes=BYTES if model.memory is not None else (),kind='powder',recipe=asdict(recipe),**card)
+    if model.memory is not None:
+        card.update(remembered=len(model.memory),block=len(model.memory.block),judged=model.memory.judge is not None,
+                    lattices=model.memory.lattice_judge is not None)
+    return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,
+                         in_bytes=BYTES if model.memory is not None else (),kind='powder',recipe=asdict(recipe),**card)
 
 # %% ../nbs/57_powder_model.ipynb #b6ddf8d9
 def load_powder(
@@ -769,7 +859,10 @@ def load_powder(
     "Network, recipe and card, ready to predict."
     def build(card):
         recipe = powder_recipe_from_dict(card['recipe']); net = PowderNet(**recipe.model_args)
-        if 'remembered' in card: net.memory = Memory(card['remembered'],net.head[2].out_features,card['block']); net.memory.judge,net.memory.lattice_judge = (make().requires_grad_(False) if card.get(k) else None for make,k in ((Judge,'judged'),(LatticeJudge,'lattices')))
+        if 'remembered' in card:
+            net.memory = Memory(card['remembered'],net.head[2].out_features,card['block'])
+            net.memory.judge,net.memory.lattice_judge = (make().requires_grad_(False) if card.get(k) else None
+                                                         for make,k in ((Judge,'judged'),(LatticeJudge,'lattices')))
         return recipe,net
     model,recipe,card = read_weights(name,'powder',build); return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
 
@@ -780,7 +873,8 @@ def shipped_powder()->list: # names
 @patch
 def alone(self:TrainedPowder)->TrainedPowder:
     "The network without its memory."
-    if self.model.memory is None: raise PowderError(f'{self.card["name"]}: this network has no memory; train it with model_args=dict(memory=96)')
+    if self.model.memory is None:
+        raise PowderError(f'{self.card["name"]}: this network has no memory; train it with model_args=dict(memory=96)')
     memory,self.model.memory = self.model.memory,None
     try: model = copy.deepcopy(self.model)
     finally: self.model.memory = memory
@@ -803,7 +897,8 @@ def powder_probabilities(
 )->tuple: # probabilities (n, 230), and their standard deviation over the passes (zeros for a plain one)
     "Probability of every space group."
     arrays = torch.as_tensor(np.asarray(arrays,np.float32))
-    if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS): raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as msdn_nb.powder.to_axis makes them')
+    if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS):
+        raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as msdn_nb.powder.to_axis makes them')
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
@@ -815,11 +910,16 @@ def relatives(
 )->list: # of dicts: space_group, weight of the judge, likeness (cosine between lines and peaks), cell (a, b, c in angstrom, angles in degrees)
     "Known crystals that speak for the answer, with cells refined against the pattern."
     memory,x = trained.model.memory,torch.as_tensor(np.asarray(array,np.float32))[None]
-    if memory is None or memory.judge is None: raise PowderError(f'{trained.card["name"]}: this network puts no known crystals on trial; load powder-230')
+    if memory is None or memory.judge is None:
+        raise PowderError(f'{trained.card["name"]}: this network puts no known crystals on trial; load powder-230')
     with torch.no_grad():
-        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x); weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),*memory.evidence(h,rows,found))))[0]
+        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x)
+        weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),
+                                                                    *memory.evidence(h,rows,found))))[0]
     likeness = found[0,:,EVIDENCE.index('likeness')]; groups = memory.groups[rows[0]]
-    return [dict(space_group=int(groups[i]),weight=float(weight[i]),likeness=float(likeness[i]),cell=tuple(map(float,_cell_of(cells[0,i].double().numpy())))) for i in weight.argsort(descending=True)[:most]]
+    return [dict(space_group=int(groups[i]),weight=float(weight[i]),likeness=float(likeness[i]),
+                 cell=tuple(map(float,_cell_of(cells[0,i].double().numpy()))))
+            for i in weight.argsort(descending=True)[:most]]
 
 # %% ../nbs/57_powder_model.ipynb #fec81669
 def explaining_lattices(
@@ -831,11 +931,14 @@ def explaining_lattices(
     memory,x = trained.model.memory,torch.as_tensor(np.asarray(array,np.float32))[None]
     if memory is None: raise PowderError(f'{trained.card["name"]}: this network knows no crystals; load powder-230')
     with torch.no_grad(): rows,found,cells = memory.trial(trained.model.features(trained.model.map(x)),x)
-    tried = try_lattices(memory.known,rows.numpy(),found.numpy(),cells.numpy(),x.numpy()); family,quality,metric,against = (t[0] for t in tried); out = {}
+    tried = try_lattices(memory.known,rows.numpy(),found.numpy(),cells.numpy(),x.numpy())
+    family,quality,metric,against = (t[0] for t in tried); out = {}
     for k in np.argsort(lattice_cost(quality.T)):
         if family[k]<0 or family[k] in out: continue
-        of = np.flatnonzero(CLASS_FAMILY==family[k]); cost = against[k,0,of]+2*against[k,1,of]; first = of[np.argsort(cost,kind='stable')[:3]]
-        out[family[k]] = dict(system=_FAMILIES[family[k]],cell=tuple(map(float,_cell_of(metric[k]))),left=float(quality[k,1]),lines=int(quality[k,2]),classes=[CLASSES[c] for c in first])
+        of = np.flatnonzero(CLASS_FAMILY==family[k]); cost = against[k,0,of]+2*against[k,1,of]
+        first = of[np.argsort(cost,kind='stable')[:3]]
+        out[family[k]] = dict(system=_FAMILIES[family[k]],cell=tuple(map(float,_cell_of(metric[k]))),
+                              left=float(quality[k,1]),lines=int(quality[k,2]),classes=[CLASSES[c] for c in first])
     return list(out.values())[:most]
 
 # %% ../nbs/57_powder_model.ipynb #905a8768
@@ -880,11 +983,16 @@ def range_warnings(self:TrainedPowder,
 )->list: # of sentences, empty where all is well
     "What in a pattern's range the network was never shown."
     measured = np.flatnonzero(np.asarray(array)[-1]>0); e = self.recipe.effects
-    if not len(measured): return ['nothing of the pattern lies on the axis of the network, d from {:.2f} to {:.2f} angstrom: check the wavelength'.format(1/Q_MAX,1/Q_MIN)]
+    if not len(measured):
+        return ['nothing of the pattern lies on the axis of the network, d from {:.2f} to {:.2f} angstrom: check the wavelength'.format(1/Q_MAX,
+            1/Q_MIN)]
     first, last = 2*np.degrees(np.arcsin(AXIS[measured[[0,-1]]]*CU_KA1/2)); told = []
-    if first>e.start[1]+.05: told.append(f'the pattern begins at d = {1/AXIS[measured[0]]:.2f} angstrom ({first:.1f} degrees with Cu K-alpha), and the network never learned from one that begins above {e.start[1]:g} degrees: measure lower angles, or take the answer as a guess')
-    if last<e.stop[0]-.05: told.append(f'the pattern ends at d = {1/AXIS[measured[-1]]:.2f} angstrom ({last:.1f} degrees with Cu K-alpha), and the network never learned from one that ends below {e.stop[0]:g} degrees: measure higher angles, or take the answer as a guess')
-    if len(measured)<.99*(measured[-1]-measured[0]+1): told.append('parts of the pattern are missing in between, which the network never saw: measure the range in one piece')
+    if first>e.start[1]+.05:
+        told.append(f'the pattern begins at d = {1/AXIS[measured[0]]:.2f} angstrom ({first:.1f} degrees with Cu K-alpha), and the network never learned from one that begins above {e.start[1]:g} degrees: measure lower angles, or take the answer as a guess')
+    if last<e.stop[0]-.05:
+        told.append(f'the pattern ends at d = {1/AXIS[measured[-1]]:.2f} angstrom ({last:.1f} degrees with Cu K-alpha), and the network never learned from one that ends below {e.stop[0]:g} degrees: measure higher angles, or take the answer as a guess')
+    if len(measured)<.99*(measured[-1]-measured[0]+1):
+        told.append('parts of the pattern are missing in between, which the network never saw: measure the range in one piece')
     return told
 
 # %% ../nbs/57_powder_model.ipynb #48ccd3a1
@@ -903,13 +1011,18 @@ def evaluate_powder(
     chunk:int=256,               # rows at a time
 )->Evaluation:
     "Score a powder model on labelled crystals."
-    start = time.perf_counter(); rows = np.arange(len(table)) if rows is None else np.asarray(rows); parts = [rows[i:i+chunk] for i in range(0,len(rows),chunk)]
-    jobs = (([table[int(r)] for r in p],trained.recipe.symprec,effects,seed+i) for i,p in enumerate(parts)); found, good = [np.zeros((0,230),np.float32)], [np.zeros(0,int)]
-    for part,(patterns,kept) in zip(parts,progress(spread(_pattern_job,jobs,workers),len(parts),f'evaluating {trained.card["name"]}')):
+    start = time.perf_counter(); rows = np.arange(len(table)) if rows is None else np.asarray(rows)
+    parts = [rows[i:i+chunk] for i in range(0,len(rows),chunk)]
+    jobs = (([table[int(r)] for r in p],trained.recipe.symprec,effects,seed+i) for i,p in enumerate(parts))
+    found, good = [np.zeros((0,230),np.float32)], [np.zeros(0,int)]
+    for part,(patterns,kept) in zip(parts,progress(spread(_pattern_job,jobs,workers),len(parts),
+                                                   f'evaluating {trained.card["name"]}')):
         good.append(part[kept]); found.append(powder_probabilities(trained,patterns)[0])
     good = np.concatenate(good)
-    if not len(good): raise ValueError(f'{table.path}: no crystal here that has a powder pattern within the range of {trained.card["name"]}')
-    return Evaluation(trained.card['name'],trained.classes,good,table.space_group[good].astype(int)-1,np.concatenate(found),len(rows)-len(good),time.perf_counter()-start)
+    if not len(good):
+        raise ValueError(f'{table.path}: no crystal here that has a powder pattern within the range of {trained.card["name"]}')
+    return Evaluation(trained.card['name'],trained.classes,good,table.space_group[good].astype(int)-1,
+                      np.concatenate(found),len(rows)-len(good),time.perf_counter()-start)
 
 # %% ../nbs/57_powder_model.ipynb #7e582e19
 def calibrate_powder(
@@ -919,12 +1032,18 @@ def calibrate_powder(
     wanted:float=.9,       # share of right answers above the threshold
 )->dict: # card entries: temperature, know; a memory without judges gets them
     "Judges, temperature and threshold from validation crystals, each seen twice."
-    n = len(lines); patterns = np.concatenate([render_patterns(lines,None,trained.recipe.effects,s,seed) for s in (True,False)]); target = np.tile(lines.group.astype(int)-1,2)
-    if trained.model.memory is not None and trained.model.memory.judge is None: logits = appoint_judges(trained.model,patterns,target,np.tile(np.arange(n)%3,2))
+    n = len(lines)
+    patterns = np.concatenate([render_patterns(lines,None,trained.recipe.effects,s,seed) for s in (True,False)])
+    target = np.tile(lines.group.astype(int)-1,2)
+    if trained.model.memory is not None and trained.model.memory.judge is None:
+        logits = appoint_judges(trained.model,patterns,target,np.tile(np.arange(n)%3,2))
     else:
-        with torch.no_grad(): logits = torch.cat([trained.model(torch.from_numpy(patterns[i:i+256])).float() for i in range(0,2*n,256)])
-    t = fit_temperature(logits,target); p = (logits/t).softmax(1).numpy(); threshold, answered = confidence_threshold(p.max(1),p.argmax(1)==target,wanted)
-    return dict(temperature=t,know=dict(wanted=wanted,threshold=threshold,answered=answered,patterns=2*n,measured_on='validation crystals, half through the standard instrument, half through any'))
+        with torch.no_grad():
+            logits = torch.cat([trained.model(torch.from_numpy(patterns[i:i+256])).float() for i in range(0,2*n,256)])
+    t = fit_temperature(logits,target); p = (logits/t).softmax(1).numpy()
+    threshold, answered = confidence_threshold(p.max(1),p.argmax(1)==target,wanted)
+    return dict(temperature=t,know=dict(wanted=wanted,threshold=threshold,answered=answered,patterns=2*n,
+                                        measured_on='validation crystals, half through the standard instrument, half through any'))
 
 def powder_summary(
     scored:Evaluation,
@@ -946,12 +1065,21 @@ def finish_powder(
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
     start = time.perf_counter(); model = copy.deepcopy(model).float().cpu().eval().to(memory_format=torch.channels_last)
-    train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name)); valid, test = (some_rows(r,limit,seed) for r in (valid,test))
-    jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256))); known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
-    trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known)); scored = evaluate_powder(trained,table,test,workers); rough = evaluate_powder(trained,table,test,workers,recipe.effects,seed+1)
-    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),validation=len(valid),test=len(test),seed=seed),**known,
-                 scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),scores_effects=dict(rough.to_dict(),extinction_class_top1=rough.coarse_accuracy(extinction_class)))
-    record = dict(name=recipe.name,standard=powder_summary(scored),effects=powder_summary(rough),answered=answered_rates(trained,scored,rough),seeds=dict(split=seed,instruments=seed+1),wall_time=time.perf_counter()-start,**training_facts(),**{k:v for k,v in facts.items() if 'scores' not in k},**card)
+    train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name))
+    valid, test = (some_rows(r,limit,seed) for r in (valid,test))
+    jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256)))
+    known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
+    trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
+    scored = evaluate_powder(trained,table,test,workers)
+    rough = evaluate_powder(trained,table,test,workers,recipe.effects,seed+1)
+    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),
+                           validation=len(valid),test=len(test),seed=seed),**known,
+                 scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
+                 scores_effects=dict(rough.to_dict(),extinction_class_top1=rough.coarse_accuracy(extinction_class)))
+    record = dict(name=recipe.name,standard=powder_summary(scored),effects=powder_summary(rough),
+                  answered=answered_rates(trained,scored,rough),seeds=dict(split=seed,instruments=seed+1),
+                  wall_time=time.perf_counter()-start,**training_facts(),
+                  **{k:v for k,v in facts.items() if 'scores' not in k},**card)
     if results: write_json(Path(results),record)
     return save_powder(model,recipe,out,**facts,**card),scored
 
@@ -963,7 +1091,8 @@ def answered_rates(
     "Share of patterns that are answered, and the share of right ones among them."
     found = []
     for s in scored:
-        sure = trained.knows(s.probabilities); found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
+        sure = trained.knows(s.probabilities)
+        found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
     return found
 
 # %% ../nbs/57_powder_model.ipynb #1bdfb5ca
@@ -972,7 +1101,8 @@ def pattern_correlation(
     reach:int=16,    # largest shift, points
 )->np.ndarray: # (n, n) greatest correlation over the shifts
     "How alike patterns are, shifts allowed."
-    y = np.asarray(arrays,np.float64)[:,0]; y = np.maximum(y,0); kernel = np.exp(-.5*(np.arange(-9,10)/3)**2); y = np.stack([np.convolve(p,kernel,'same') for p in y])
+    y = np.asarray(arrays,np.float64)[:,0]; y = np.maximum(y,0); kernel = np.exp(-.5*(np.arange(-9,10)/3)**2)
+    y = np.stack([np.convolve(p,kernel,'same') for p in y])
     y = y-y.mean(1,keepdims=True); y /= np.maximum(np.linalg.norm(y,axis=1,keepdims=True),1e-12); best = y@y.T
     for s in range(1,reach+1):
         c = y[:,s:]@y[:,:-s].T; best = np.maximum(best,np.maximum(c,c.T))
@@ -994,7 +1124,8 @@ def repeat_folds(
     seed:int=0,   # of the order among groups of one size
 )->np.ndarray: # (n,) fold of each pattern
     "Folds of nearly equal size that never divide a group."
-    names, sizes = np.unique(repeats,return_counts=True); order = np.random.default_rng(seed).permutation(len(names)); order = order[np.argsort(-sizes[order],kind='stable')]
+    names, sizes = np.unique(repeats,return_counts=True); order = np.random.default_rng(seed).permutation(len(names))
+    order = order[np.argsort(-sizes[order],kind='stable')]
     load, fold_of = np.zeros(folds,int), {}
     for g in order: fold_of[names[g]] = f = int(load.argmin()); load[f] += sizes[g]
     return np.array([fold_of[g] for g in repeats])
@@ -1010,8 +1141,11 @@ def vary_measured(
 )->np.ndarray: # (3, 3072) float32
     "A measured pattern as another sample on another day might give it."
     y, mask = np.sign(array[0])*array[0].astype(float)**2, array[-1]
-    place = axis_place(np.exp(strain*rng.standard_normal())*AXIS); points = np.arange(AXIS_POINTS); y, mask = np.interp(place,points,y), np.interp(place,points,mask)>.999
-    knots = np.linspace(0,AXIS_POINTS-1,48); y = y*np.exp(jitter*np.interp(points,knots,rng.standard_normal(48)))+noise*rng.random()*rng.standard_normal(AXIS_POINTS)
+    place = axis_place(np.exp(strain*rng.standard_normal())*AXIS); points = np.arange(AXIS_POINTS)
+    y, mask = np.interp(place,points,y), np.interp(place,points,mask)>.999
+    knots = np.linspace(0,AXIS_POINTS-1,48)
+    y = y*np.exp(jitter*np.interp(points,knots,
+                                  rng.standard_normal(48)))+noise*rng.random()*rng.standard_normal(AXIS_POINTS)
     two_theta = 2*np.degrees(np.arcsin(AXIS*CU_KA1/2))
     if rng.random()<effects.start_chance: mask &= two_theta>=rng.uniform(*effects.start)
     if rng.random()<effects.stop_chance: mask &= two_theta<=rng.uniform(*effects.stop)
@@ -1030,14 +1164,18 @@ class MeasuredBatches:
         share:float=.25,  # of each batch
         seed:int=0,
     ):
-        self.batches,self.arrays,self.target,self.share,self.rng,self.epoch = batches,np.asarray(arrays,np.float32),np.asarray(groups,int)-1,share,np.random.default_rng(seed),0
+        self.batches,self.arrays,self.target,self.share,self.rng,self.epoch = (batches,np.asarray(arrays,np.float32),
+                                                                               np.asarray(groups,int)-1,share,
+                                                                               np.random.default_rng(seed),0)
         weight = 1/np.bincount(repeats)[repeats]; self.weight = weight/weight.sum()
     def to(self, device): self.batches.to(device); return self
     def __len__(self): return len(self.batches)
     def __iter__(self):
         for x,y,law,standard,pair in self.batches:
             n = int(round(self.share*len(x))); chosen = self.rng.choice(len(self.arrays),n,p=self.weight)
-            x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects) for i in chosen])); y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
+            x[:n] = torch.from_numpy(np.stack([vary_measured(self.arrays[i],self.rng,self.batches.recipe.effects)
+                                               for i in chosen]))
+            y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
 # %% ../nbs/57_powder_model.ipynb #67e48777
@@ -1056,7 +1194,8 @@ def learn_measured(
     judging=dict(epochs=10,batch=32,lr=1e-3), # how the judge goes on learning, as in `train_judge`
 )->TrainedPowder: # temperature and threshold are those of before; calibrate anew
     "Go on training with measured patterns among simulated ones."
-    recipe = replace(trained.recipe,key_share=0.); repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed); real = np.flatnonzero(~lines.law)
+    recipe = replace(trained.recipe,key_share=0.); repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed)
+    real = np.flatnonzero(~lines.law)
     simulated = PatternBatches(lines,rng.choice(real,steps*recipe.batch_size),recipe,seed+100); mixed = MeasuredBatches(simulated,arrays,groups,repeats,share,seed)
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
     model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
@@ -1066,7 +1205,9 @@ def learn_measured(
         learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters,places=model.memory.places(kept),groups=model.memory.groups[kept]-1)
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     model = learn.model.float().eval()
-    if model.memory is not None and model.memory.judge is not None: model.memory.judge = train_judge(*gather_evidence(trained.model,arrays,lattices=False)[0],torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,start=model.memory.judge)
+    if model.memory is not None and model.memory.judge is not None:
+        model.memory.judge = train_judge(*gather_evidence(trained.model,arrays,lattices=False)[0],torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,
+                                         start=model.memory.judge)
     return TrainedPowder(model,recipe,trained.card)
 
 # %% ../nbs/57_powder_model.ipynb #98291f62
@@ -1079,9 +1220,11 @@ def read_collection(
     "Measured patterns of one instrument."
     import pyarrow.parquet as pq
     table = pq.read_table(path).to_pydict()
-    if missing := {'space_group','intensity'}-set(table): raise PowderError(f'{path}: no column {" and ".join(sorted(missing))}; give a Parquet file with one measured pattern a row, columns space_group and intensity')
+    if missing := {'space_group','intensity'}-set(table):
+        raise PowderError(f'{path}: no column {" and ".join(sorted(missing))}; give a Parquet file with one measured pattern a row, columns space_group and intensity')
     rows = [np.asarray(y,float) for y in table['intensity'][:n]]
-    return np.stack([to_axis(PowderPattern(start+step*np.arange(len(y)),y,wavelength)) for y in rows]),np.array(table['space_group'][:n],int)
+    return (np.stack([to_axis(PowderPattern(start+step*np.arange(len(y)),y,wavelength)) for y in rows]),
+            np.array(table['space_group'][:n],int))
 
 def train_measured(
     recipe:PowderModelRecipe, # with a `base`
@@ -1094,7 +1237,8 @@ def train_measured(
 )->TrainedPowder:
     "Teach a network measured patterns."
     base = load_powder(recipe.base); rows = some_rows(split_of(base,table)[0],crystals,seed)
-    lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec)); lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
+    lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
+    lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
 
 # %% ../nbs/57_powder_model.ipynb #0b0b5252
@@ -1105,7 +1249,8 @@ def measured_scores(
     "Top-1, top-5, crystal system and extinction class of measured patterns."
     p, g = np.asarray(probabilities), np.asarray(groups,int); order = np.argsort(-p,1,kind='stable')+1
     def coarse(label): names, q = pooled(p,[label(n) for n in range(1,231)]); return names[q.argmax(1)]==np.array([label(int(n)) for n in g])
-    return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),crystal_system=rate(coarse(crystal_system)),extinction_class=rate(coarse(extinction_class)))
+    return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),crystal_system=rate(coarse(crystal_system)),
+                extinction_class=rate(coarse(extinction_class)))
 
 def cross_validate_measured(
     trained:TrainedPowder,
@@ -1118,9 +1263,13 @@ def cross_validate_measured(
     **settings,           # of `learn_measured`
 )->dict:
     "Scores on minerals never seen, with and without measured patterns in training."
-    repeats = near_repeats(arrays); fold = repeat_folds(repeats,folds,seed); groups = np.asarray(groups,int); after = np.zeros((len(groups),230),np.float32)
+    repeats = near_repeats(arrays); fold = repeat_folds(repeats,folds,seed); groups = np.asarray(groups,int)
+    after = np.zeros((len(groups),230),np.float32)
     for f in range(folds):
-        seen = fold!=f; one = learn_measured(trained,lines,arrays[seen],groups[seen],steps,Path(folder)/f'fold-{f}',repeats[seen],seed=seed+f,**settings)
+        seen = fold!=f
+        one = learn_measured(trained,lines,arrays[seen],groups[seen],steps,Path(folder)/f'fold-{f}',repeats[seen],seed=seed+f,**settings)
         after[~seen] = powder_probabilities(one,arrays[~seen])[0]
     threshold, answered = confidence_threshold(after.max(1),after.argmax(1)+1==groups)
-    return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,know_measured=dict(wanted=.9,threshold=threshold,answered=answered),before=measured_scores(powder_probabilities(trained,arrays)[0],groups),after=measured_scores(after,groups))
+    return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,
+                know_measured=dict(wanted=.9,threshold=threshold,answered=answered),
+                before=measured_scores(powder_probabilities(trained,arrays)[0],groups),after=measured_scores(after,groups))

@@ -18,9 +18,11 @@ import numpy as np, torch
 from torch import nn
 import torch.nn.functional as F
 from .extinction import extinction_ceiling, extinction_classes, system_groups
-from .lattices import GRIDS, PAPER_AXIS, LatticeGrid, PatternBatch, UlbdStream, split_draws, split_lattices, draw_keys, law_patterns, ordered_cells, patterns_of
+from .lattices import (GRIDS, PAPER_AXIS, LatticeGrid, PatternBatch, UlbdStream, split_draws, split_lattices,
+                              draw_keys, law_patterns, ordered_cells, patterns_of)
 from .symmetry import population
-from .training import WEIGHTS, Trained, autocast_callback, checkpoint_callback, learner_parts, read_weights, resume, save_weights, shipped_weights, take_weights, weights_kind
+from .training import (WEIGHTS, Trained, autocast_callback, checkpoint_callback, learner_parts, read_weights,
+                              resume, save_weights, shipped_weights, take_weights, weights_kind)
 
 # %% ../nbs/53_powder_network.ipynb #55a44969
 class _PairMax(torch.autograd.Function):
@@ -47,7 +49,8 @@ class _ByteDrop(torch.autograd.Function):
     "Dropout whose random numbers are bytes"
     @staticmethod
     def forward(ctx, x, bytes_lost):
-        noise = torch.empty(-(-x.numel()//8), dtype=torch.int64, device=x.device).random_(-2**63, None).view(torch.uint8)[:x.numel()]
+        noise = torch.empty(-(-x.numel()//8), dtype=torch.int64,
+                            device=x.device).random_(-2**63, None).view(torch.uint8)[:x.numel()]
         ctx.keep, ctx.scale = noise.as_strided(x.shape, x.stride()) >= bytes_lost, 256/(256 - bytes_lost)
         return x*ctx.keep*ctx.scale
     @staticmethod
@@ -76,7 +79,8 @@ class PowderCNN(nn.Module):
     ):
         super().__init__()
         rates, layers, n = [dropout]*(len(widths) - 1) + [last]*2, [], 1
-        for w, p in zip((*widths, neck), rates): layers += [nn.Conv2d(n, w, (1, 3), padding=(0, 1)), PairMax(), nn.LeakyReLU(.01), ByteDropout(p)]; n = w
+        for w, p in zip((*widths, neck), rates):
+            layers += [nn.Conv2d(n, w, (1, 3), padding=(0, 1)), PairMax(), nn.LeakyReLU(.01), ByteDropout(p)]; n = w
         self.layers = nn.Sequential(*layers, nn.Conv2d(n, classes, 1), nn.Flatten())
         for m in self.modules():
             if isinstance(m, nn.Conv2d): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias)
@@ -90,7 +94,8 @@ def scaled(
 ):            # 0..1
     "Intensities on another scale"
     if scale not in ('linear', 'sqrt', 'log'): raise ValueError(f"scale {scale!r}: give 'linear', 'sqrt' or 'log'")
-    return x if scale == 'linear' else x.clamp_min(0).sqrt() if scale == 'sqrt' else torch.log1p(1000*x.clamp_min(0))/math.log(1001)
+    return (x if scale == 'linear' else x.clamp_min(0).sqrt() if scale == 'sqrt'
+            else torch.log1p(1000*x.clamp_min(0))/math.log(1001))
 
 def axis_conv(
     n_in:int, n_out:int, # channels
@@ -99,7 +104,8 @@ def axis_conv(
     act:bool=True        # with a ReLU?
 )->nn.Sequential:        # (B, n_in, 1, L) -> (B, n_out, 1, L/stride)
     "Convolution along a pattern, batch norm, ReLU"
-    layers = [nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride + 1)//2), bias=False), nn.BatchNorm2d(n_out)]
+    layers = [nn.Conv2d(n_in, n_out, (1, kernel), (1, stride), (0, (kernel - stride + 1)//2), bias=False),
+              nn.BatchNorm2d(n_out)]
     return nn.Sequential(*layers, *[nn.ReLU(inplace=True)]*act)
 
 class AxisBlock(nn.Module):
@@ -129,14 +135,17 @@ class LawNet(nn.Module):
         super().__init__()
         self.scale, n, last = scale, widths[0], points//stride//2**(len(widths) - 1)
         layers = [axis_conv(1, n, 2*stride, stride)]
-        for w, b, first in zip(widths, blocks, (True, *[False]*len(widths))): layers += ([] if first else [axis_conv(n, w, 4, 2)]) + [AxisBlock(w, 3) for _ in range(b)]; n = w
-        self.layers = nn.Sequential(*layers, axis_conv(n, squeeze, 1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(squeeze*last, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
+        for w, b, first in zip(widths, blocks, (True, *[False]*len(widths))):
+            layers += ([] if first else [axis_conv(n, w, 4, 2)]) + [AxisBlock(w, 3) for _ in range(b)]; n = w
+        self.layers = nn.Sequential(*layers, axis_conv(n, squeeze, 1), nn.Flatten(), nn.Dropout(dropout),
+                                    nn.Linear(squeeze*last, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(),
                                     nn.Dropout(dropout), nn.Linear(hidden, classes))
         self.beside = nn.Linear(hidden, beside) if beside else None
         self.to(memory_format=torch.channels_last)
     def forward(self, x): # (B, points) -> (B, classes), while it learns (B, classes + beside)
         f = self.layers[:-1](scaled(x, self.scale)[:, None, None])
-        return torch.cat([self.layers[-1](f), self.beside(f)], 1) if self.training and self.beside is not None else self.layers[-1](f)
+        return (torch.cat([self.layers[-1](f), self.beside(f)], 1) if self.training and self.beside is not None
+                else self.layers[-1](f))
 
 # %% ../nbs/53_powder_network.ipynb #03908c21
 @dataclass(frozen=True)
@@ -165,14 +174,18 @@ class LawRecipe:
     @property
     def classes(self)->tuple: return extinction_classes(self.grid.system, self.grid.axes, 'd') # as positions allow
     @property
-    def weights(self): return {g: population()[g] for g in self.groups} if self.prior == 'mp' else dict.fromkeys(self.groups, 1.) # of the groups, in no unit
+    # of the groups, in no unit
+    def weights(self):
+        return {g: population()[g] for g in self.groups} if self.prior == 'mp' else dict.fromkeys(self.groups, 1.)
 
 # %% ../nbs/53_powder_network.ipynb #df57aef8
-_NAMES = {'cubic': 'cubic', 'tetragonal': 'tetragonal', 'trigonal+hexagonal': 'trihex', 'orthorhombic': 'orthorhombic', 'monoclinic': 'monoclinic'}
+_NAMES = {'cubic': 'cubic', 'tetragonal': 'tetragonal', 'trigonal+hexagonal': 'trihex', 'orthorhombic': 'orthorhombic',
+          'monoclinic': 'monoclinic'}
 _PAPER = dict(architecture='PowderCNN', labels='group', split='draw', fresh=False, lr=2e-4, schedule='constant', weight_decay=0.)
 _SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 250_000, 'orthorhombic': 400_000, 'monoclinic': 300_000}
 CELL_BINS = 80 # answers to the question for one number of the cell
-LAW_RECIPES = {r.name: r for s, n in _NAMES.items() for r in (LawRecipe(f'ulbd-{n}', GRIDS[s], jitter=1., samples=_SAMPLES[s]), LawRecipe(f'ulbd-{n}-paper', GRIDS[s], **_PAPER))}
+LAW_RECIPES = {r.name: r for s, n in _NAMES.items() for r in (LawRecipe(f'ulbd-{n}', GRIDS[s], jitter=1., samples=_SAMPLES[s]),
+                                                              LawRecipe(f'ulbd-{n}-paper', GRIDS[s], **_PAPER))}
 
 def law_recipe_from_dict(
     d:dict # as `dataclasses.asdict` gives, or read back from JSON
@@ -239,16 +252,19 @@ def score_answers(
 )->dict: # n, top1..5, expected1..5, short1..5, ceiling1..5 and class: rates in 0..1
     "Scores of ranked groups beside the ceiling under the recipe's prior"
     places, index = answer_ranks(answers, seed), np.searchsorted(recipe.groups, groups)
-    if not np.array_equal(np.array(recipe.groups)[index.clip(max=len(recipe.groups) - 1)], groups): raise ValueError(f'{recipe.name} knows no such groups: {sorted(set(map(int, groups)) - set(recipe.groups))[:5]}; leave these patterns out')
+    if not np.array_equal(np.array(recipe.groups)[index.clip(max=len(recipe.groups) - 1)], groups):
+        raise ValueError(f'{recipe.name} knows no such groups: {sorted(set(map(int, groups)) - set(recipe.groups))[:5]}; leave these patterns out')
     posterior = label_table(replace(recipe, labels='posterior')).numpy()[index]
     member = label_table(replace(recipe, labels='class')).numpy()
     hit = places[np.arange(len(index)), index]
     top = {f'top{k}': float((hit < k).mean()) for k in range(1, 6)}
     got, most = ([(posterior*(p < k)).sum(1) for k in range(1, 6)] for p in (places, answer_ranks(posterior)))
-    expected = {f'{name}{k}': float(x.mean()) for name, rows in (('expected', got), ('short', np.subtract(most, got))) for k, x in enumerate(rows, 1)}
+    expected = {f'{name}{k}': float(x.mean()) for name, rows in (('expected', got), ('short', np.subtract(most, got)))
+                for k, x in enumerate(rows, 1)}
     ceiling = extinction_ceiling(recipe.groups, recipe.weights, axes=recipe.grid.axes, by='d')
     right = ((np.exp(np.asarray(answers))@member).argmax(1) == member[index].argmax(1)).mean()
-    return dict(n=len(index), **top, **expected, **{f'ceiling{k}': ceiling[f'top{k}'] for k in range(1, 6)}, **{'class': float(right)})
+    return dict(n=len(index), **top, **expected, **{f'ceiling{k}': ceiling[f'top{k}'] for k in range(1, 6)},
+                **{'class': float(right)})
 
 # %% ../nbs/53_powder_network.ipynb #14b74487
 LATTICE_SPLIT = .8, .04, .16 # training, validation, test
@@ -269,7 +285,8 @@ def any_lattices(
     n:int, rng        # how many, and a numpy generator
 )->np.ndarray:        # cells (n, 6), angstrom and degrees
     "Cells with edges spread evenly in their logarithms, none larger than the recipe's volume"
-    if recipe.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'): raise ValueError(f'edges of a {recipe.grid.system} recipe: give them to cubic, tetragonal, or trigonal and hexagonal lattices')
+    if recipe.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'):
+        raise ValueError(f'edges of a {recipe.grid.system} recipe: give them to cubic, tetragonal, or trigonal and hexagonal lattices')
     gamma = 120. if recipe.grid.system == 'trigonal+hexagonal' else 90.
     found = np.empty((0, 6))
     while len(found) < n:
@@ -287,9 +304,11 @@ class LawSupply:
     seed: int = 0        # of the choice of patterns
     def _anywhere(self, i):
         "Batch `i` on lattices of any edges; what has no line in range, or one of height 0, is left out"
-        r, rng = self.recipe, np.random.default_rng((self.seed, i)); share = np.array([r.weights[g] for g in r.groups], float)
+        r, rng = self.recipe, np.random.default_rng((self.seed, i))
+        share = np.array([r.weights[g] for g in r.groups], float)
         groups, cells = rng.choice(r.groups, r.batch_size, p=share/share.sum()), any_lattices(r, r.batch_size, rng)
-        x = law_patterns(groups, cells, int(rng.integers(2**62)), multiplicity=True, threads=torch.get_num_threads()); good = x.max(1) > 0
+        x = law_patterns(groups, cells, int(rng.integers(2**62)), multiplicity=True, threads=torch.get_num_threads())
+        good = x.max(1) > 0
         return PatternBatch(x[good], groups[good], cells[good])
     def at(self,
         i:int # number of the batch, from 0
@@ -302,9 +321,11 @@ class LawSupply:
         keys = draw_keys(self.part.seed, np.stack(items, -1)); grid = self.part.grid
         shift = (np.random.default_rng((self.seed, i)).random((n, 3)) - .5)*grid.lengths[2]*r.jitter
         cells = ordered_cells(grid, items, keys)
-        cells[:, :3] += shift[:, {'cubic': [0, 0, 0], 'tetragonal': [0, 0, 2], 'trigonal+hexagonal': [0, 0, 2]}.get(grid.system, [0, 1, 2])]
+        cells[:, :3] += shift[:, {'cubic': [0, 0, 0], 'tetragonal': [0, 0, 2],
+                                  'trigonal+hexagonal': [0, 0, 2]}.get(grid.system, [0, 1, 2])]
         bounds = tuple([int((grid.lengths[1] + grid.lengths[2])*PAPER_AXIS.q_range[1])]*3)
-        return PatternBatch(patterns_of(items.space_group, cells, keys, bounds, False, PAPER_AXIS, threads), items.space_group, cells)
+        return PatternBatch(patterns_of(items.space_group, cells, keys, bounds, False, PAPER_AXIS, threads),
+                            items.space_group, cells)
 
 # %% ../nbs/53_powder_network.ipynb #d2e8e04e
 def cell_answers(
@@ -312,10 +333,12 @@ def cell_answers(
     recipe:LawRecipe
 )->np.ndarray:       # (n, free numbers), steps from 0 to CELL_BINS - 1
     "What the second question is answered with: the place of each free number of a cell between its extremes, lengths by their logarithms"
-    order = {'orthorhombic': [0, 1, 2], 'monoclinic': [0, 2]}.get(recipe.grid.system if recipe.grid.axes == 'free' else '')
+    order = {'orthorhombic': [0, 1, 2], 'monoclinic': [0, 2]}.get(recipe.grid.system if recipe.grid.axes == 'free'
+                                                                  else '')
     cells = np.array(cells, float)
     if order: cells[:, order] = np.sort(cells[:, order], 1)
-    place = [(f(cells[:, i]) - f(low))/(f(high) - f(low)) for i, low, high in cell_spans(recipe) for f in [np.log if i < 3 else np.asarray]]
+    place = [(f(cells[:, i]) - f(low))/(f(high) - f(low)) for i, low, high in cell_spans(recipe)
+             for f in [np.log if i < 3 else np.asarray]]
     return (np.stack(place, 1)*CELL_BINS).astype(int).clip(0, CELL_BINS - 1)
 
 # %% ../nbs/53_powder_network.ipynb #5828c429
@@ -327,7 +350,8 @@ class ArraySupply:
     batch: int           # patterns in each
     seed: int = 0        # of the shuffling
     def __post_init__(self):
-        if len(self.patterns) != len(self.groups) or not len(self.groups): raise ValueError(f'{len(self.patterns)} patterns and {len(self.groups)} groups: give one group for each pattern, at least one of both')
+        if len(self.patterns) != len(self.groups) or not len(self.groups):
+            raise ValueError(f'{len(self.patterns)} patterns and {len(self.groups)} groups: give one group for each pattern, at least one of both')
     def at(self,
         i:int # number of the batch, from 0
     )->PatternBatch:
@@ -335,7 +359,8 @@ class ArraySupply:
         n = len(self.groups); where = np.arange(i*self.batch, (i + 1)*self.batch)
         order = {int(k): np.random.default_rng((self.seed, int(k))).permutation(n) for k in np.unique(where//n)}
         rows = np.array([order[w//n][w % n] for w in where.tolist()])
-        return PatternBatch(np.ascontiguousarray(self.patterns[rows], dtype=np.float32), np.asarray(self.groups)[rows].astype(np.int64), None)
+        return PatternBatch(np.ascontiguousarray(self.patterns[rows], dtype=np.float32),
+                            np.asarray(self.groups)[rows].astype(np.int64), None)
 
 # %% ../nbs/53_powder_network.ipynb #e5edde38
 class _Epoch:
@@ -357,7 +382,8 @@ def law_loaders(
     "Training and validation batches for a Learner"
     fb, _ = learner_parts(); size = recipe.batch_size
     each = max(1, recipe.samples//recipe.epochs//size)
-    loaders = [fb.DataLoader(_Epoch(s, n, recipe), bs=None, device=torch.device(device)) for s, n in ((supply, each), (watch, max(1, watched//size)))]
+    loaders = [fb.DataLoader(_Epoch(s, n, recipe), bs=None, device=torch.device(device))
+               for s, n in ((supply, each), (watch, max(1, watched//size)))]
     dls = fb.DataLoaders(*loaders, device=torch.device(device)); dls.n_inp = 1
     return dls
 
@@ -370,7 +396,9 @@ def epoch_callback(
     fb, _ = learner_parts()
     class Epochs(fb.Callback):
         order = -20
-        def before_epoch(self): self.dls.train.dataset.first = self.epoch*len(self.dls.train.dataset); torch.manual_seed(1_000_003*seed + self.epoch)
+        def before_epoch(self):
+            self.dls.train.dataset.first = self.epoch*len(self.dls.train.dataset)
+            torch.manual_seed(1_000_003*seed + self.epoch)
         def after_epoch(self):
             if until is not None and self.epoch + 1 >= until: raise fb.CancelFitException()
     return Epochs()
@@ -386,24 +414,34 @@ def law_learner(
     fb, _ = learner_parts(); device = dls.device
     table = label_table(recipe).to(device); member = label_table(replace(recipe, labels='class')).to(device)
     def loss(logits, target, cell=None):
-        logits, beside = logits.float().split([table.shape[1], logits.shape[1] - table.shape[1]], 1); found = F.cross_entropy(logits, table[target])
-        return found + recipe.cell_share*F.cross_entropy(beside.reshape(-1, CELL_BINS), cell.flatten()) if beside.shape[1] else found
-    def class_accuracy(logits, target, cell=None): return ((group_answers(logits.cpu(), recipe).exp()@member.cpu()).argmax(1) == member.cpu()[target.cpu()].argmax(1)).float().mean()
+        logits, beside = logits.float().split([table.shape[1], logits.shape[1] - table.shape[1]], 1)
+        found = F.cross_entropy(logits, table[target])
+        return (found + recipe.cell_share*F.cross_entropy(beside.reshape(-1, CELL_BINS), cell.flatten())
+                if beside.shape[1] else found)
+    def class_accuracy(logits, target, cell=None):
+        return ((group_answers(logits.cpu(), recipe).exp()@member.cpu()).argmax(1)
+                == member.cpu()[target.cpu()].argmax(1)).float().mean()
     opt = partial(fb.Adam, decouple_wd=True)
-    return fb.Learner(dls, build_law(recipe), loss_func=loss, opt_func=opt, metrics=[class_accuracy], path=Path(folder), wd=recipe.weight_decay, cbs=[autocast_callback(), checkpoint_callback(folder), *cbs])
+    return fb.Learner(dls, build_law(recipe), loss_func=loss, opt_func=opt, metrics=[class_accuracy], path=Path(folder),
+                      wd=recipe.weight_decay, cbs=[autocast_callback(), checkpoint_callback(folder), *cbs])
 
 # %% ../nbs/53_powder_network.ipynb #42523b58
 def _supplies(recipe, data, watch, seed):
     "What to learn from and what to watch, from arrays where they are given"
-    if data is not None and recipe.cell_share: raise ValueError(f'{recipe.name} asks for the cell (cell_share {recipe.cell_share}), which arrays do not tell: set it to 0 to learn from them')
+    if data is not None and recipe.cell_share:
+        raise ValueError(f'{recipe.name} asks for the cell (cell_share {recipe.cell_share}), which arrays do not tell: set it to 0 to learn from them')
     if data is None:
         learn, watched, _ = law_parts(recipe)
-        return LawSupply(learn, recipe, seed + 1), LawSupply(watched, replace(recipe, jitter=0., fresh=recipe.split == 'lattice'), seed + 2)
+        return (LawSupply(learn, recipe, seed + 1),
+                LawSupply(watched, replace(recipe, jitter=0., fresh=recipe.split == 'lattice'), seed + 2))
     x, g = data if hasattr(data, '__len__') else (None, None)
-    if x is None: raise ValueError('data: give patterns (n, points) and space groups (n,), or leave it out to learn from laws')
-    if watch is not None: return ArraySupply(x, g, recipe.batch_size, seed), ArraySupply(*watch, recipe.batch_size, seed)
+    if x is None:
+        raise ValueError('data: give patterns (n, points) and space groups (n,), or leave it out to learn from laws')
+    if watch is not None:
+        return ArraySupply(x, g, recipe.batch_size, seed), ArraySupply(*watch, recipe.batch_size, seed)
     held = np.random.default_rng(seed).permutation(len(g)) < max(1, len(g)//20)
-    return ArraySupply(x[~held], g[~held], recipe.batch_size, seed), ArraySupply(x[held], g[held], recipe.batch_size, seed)
+    return (ArraySupply(x[~held], g[~held], recipe.batch_size, seed),
+            ArraySupply(x[held], g[held], recipe.batch_size, seed))
 
 # %% ../nbs/53_powder_network.ipynb #9b524dec
 def train_law(
@@ -417,12 +455,16 @@ def train_law(
     start:str=None      # shipped weights or a file to begin with
 ):
     "Train, or go on training; returns the fastai Learner"
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    asked, card = json.loads(json.dumps(dict(asdict(recipe), seed=seed) | (dict(start=str(start)) if start else {}))), folder/'recipe.json'
-    if card.exists() and json.loads(card.read_text()) != asked: raise ValueError(f'{folder} holds a training of another recipe or seed; delete it or name another folder')
+    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    asked, card = (json.loads(json.dumps(dict(asdict(recipe), seed=seed) | (dict(start=str(start)) if start else {}))),
+                   folder/'recipe.json')
+    if card.exists() and json.loads(card.read_text()) != asked:
+        raise ValueError(f'{folder} holds a training of another recipe or seed; delete it or name another folder')
     card.write_text(json.dumps(asked))
     torch.manual_seed(seed)
-    learn = law_learner(law_loaders(*_supplies(recipe, data, watch, seed), recipe, device), recipe, folder, [epoch_callback(seed, until)])
+    learn = law_learner(law_loaders(*_supplies(recipe, data, watch, seed), recipe, device), recipe, folder,
+                        [epoch_callback(seed, until)])
     if start: take_weights(learn.model, load_law(start).model.state_dict())
     learn.model.to(device); first = resume(learn, folder)
     if first < recipe.epochs:
@@ -457,8 +499,10 @@ def evaluate_law(
     off_nodes=False  # move the lattices of a part by up to half a step of their grid?
 )->dict: # as `score_answers`
     "Score a network on arrays, or on a part of a law-made data set, beside the ceiling"
-    recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500), jitter=float(off_nodes), fresh=False, edges=trained.recipe.edges if patterns is None else ())
-    if patterns is None and not recipe.edges: raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a law-made data set')
+    recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500),
+                     jitter=float(off_nodes), fresh=False, edges=trained.recipe.edges if patterns is None else ())
+    if patterns is None and not recipe.edges:
+        raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a law-made data set')
     if groups is not None: return score_answers(law_answers(trained, patterns), np.asarray(groups), recipe, seed)
     batches = map(LawSupply(patterns, recipe, seed + 10).at, range(-(-n//recipe.batch_size)))
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])
@@ -495,7 +539,8 @@ def finish_law(
 )->Path: # of the weights
     "Test on unseen lattices (`unseen`) and on unseen intensities of seen lattices (`seen`), and save"
     learned, _, test = law_parts(recipe); trained = Trained(model.eval(), recipe, {})
-    if recipe.edges or recipe.split == 'lattice': card['unseen'] = evaluate_law(trained, None if recipe.edges else test, n=n)
+    if recipe.edges or recipe.split == 'lattice':
+        card['unseen'] = evaluate_law(trained, None if recipe.edges else test, n=n)
     if not recipe.edges: card['seen'] = evaluate_law(trained, learned if recipe.split == 'lattice' else test, n=n)
     return save_law(model, recipe, folder, **card)
 
@@ -510,6 +555,7 @@ def training_speed(
     while start is None or time.perf_counter() - start < seconds:
         x, g, _ = supply.at(n)
         with torch.autocast('cpu', torch.bfloat16): z = model(torch.from_numpy(x))
-        F.cross_entropy(z[:, :table.shape[1]].float(), table[np.searchsorted(recipe.groups, g)]).backward(); opt.step(); opt.zero_grad()
+        F.cross_entropy(z[:, :table.shape[1]].float(), table[np.searchsorted(recipe.groups, g)]).backward(); opt.step()
+        opt.zero_grad()
         n += 1; start = start or time.perf_counter()
     return (n - 1)*recipe.batch_size/(time.perf_counter() - start)

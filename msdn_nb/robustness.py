@@ -10,7 +10,8 @@ __all__ = ['REACH', 'crystallite_cells', 'with_vacancies', 'alone', 'vacancy_pat
 from dataclasses import replace
 import numpy as np, torch
 from .crystal import Crystal
-from .diffraction import DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, pixel_maps, pixelwise_sums, separable_sums
+from .diffraction import (DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, pixel_maps,
+                                 pixelwise_sums, separable_sums)
 
 # %% ../nbs/41_robustness.ipynb #794a8095
 REACH = 3. # standard deviations of a Gaussian envelope within which atoms can be missing
@@ -21,7 +22,8 @@ def crystallite_cells(
 )->tuple:                   # cells (m, 3) in units of a, b, c from the centre, and their weights (m,) in 0..1
     "The cells of a crystallite, one by one"
     n = crystallite.cell_counts(lattice).numpy(); s = n/12**.5; box = crystallite.envelope == 'box'
-    if box and (n != n.round()).any(): raise DiffractionError(f'a box of {tuple(n.tolist())} cells cannot be listed; give whole numbers of cells')
+    if box and (n != n.round()).any():
+        raise DiffractionError(f'a box of {tuple(n.tolist())} cells cannot be listed; give whole numbers of cells')
     edges = [np.arange(k) - (k - 1)/2 if box else np.arange(-int(REACH*d), int(REACH*d) + 1.) for k, d in zip(n, s)]
     cells = np.stack(np.meshgrid(*edges, indexing='ij'), -1).reshape(-1, 3); r2 = ((cells/s)**2).sum(1)*(not box)
     return cells[r2 <= REACH**2], np.exp(-r2[r2 <= REACH**2]/2)
@@ -29,7 +31,8 @@ def crystallite_cells(
 # %% ../nbs/41_robustness.ipynb #24da283a
 def _order(n, share, seed):
     "The atoms that are missing, in the order in which they go"
-    if not 0 <= share < 1: raise DiffractionError(f'a share of {share} vacancies: give a number from 0 up to, but not including, 1')
+    if not 0 <= share < 1:
+        raise DiffractionError(f'a share of {share} vacancies: give a number from 0 up to, but not including, 1')
     return np.random.default_rng(seed).permutation(n)[:round(share*n)]
 
 def with_vacancies(
@@ -42,7 +45,9 @@ def with_vacancies(
     cells, weights = crystallite_cells(crystal.lattice, crystallite); m = len(crystal.numbers)
     kept = np.delete(np.arange(len(cells)*m), _order(len(cells)*m, share, seed)); cell, atom = np.divmod(kept, m)
     spans = np.ptp(cells, axis=0) + 1
-    return Crystal(spans[:, None]*crystal.lattice, crystal.numbers[atom], (crystal.frac_coords[atom] + cells[cell])/spans, crystal.occupancies[atom]*weights[cell], name=crystal.name)
+    return Crystal(spans[:, None]*crystal.lattice, crystal.numbers[atom],
+                   (crystal.frac_coords[atom] + cells[cell])/spans, crystal.occupancies[atom]*weights[cell],
+                   name=crystal.name)
 
 def alone(
     setup # `Setup` of the perfect crystal
@@ -53,7 +58,8 @@ def alone(
 # %% ../nbs/41_robustness.ipynb #6d8588d3
 def _lattice_sum(lattice, frames, setup):
     "Product of the three rows' amplitudes about the centre, with sign (b, P, P)"
-    v, counts, out = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0], setup.crystallite.cell_counts(lattice), 1.
+    v, counts, out = (pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0],
+                      setup.crystallite.cell_counts(lattice), 1.)
     for a, n in zip(torch.from_numpy(lattice), counts):
         phase = torch.einsum('yxi,bij,j->byx', v, frames, a); whole = phase.round()
         row = interference((phase - whole).float(), n.float(), setup.crystallite.envelope)
@@ -67,7 +73,9 @@ def _amplitude(xyz, numbers, weights, frames, setup):
     re, im = (torch.zeros(len(frames), P, P) for _ in range(2))
     for z in np.unique(numbers):
         mine = numbers == z
-        sums = (pixelwise_sums if setup.detector.flat else separable_sums)(torch.from_numpy(xyz[mine])[None], torch.from_numpy(weights[mine])[None], frames[None], setup, 'cpu')
+        sums = (pixelwise_sums if setup.detector.flat else separable_sums)(torch.from_numpy(xyz[mine])[None],
+                                                                           torch.from_numpy(weights[mine])[None],
+                                                                           frames[None], setup, 'cpu')
         re.addcmul_(sums[0][0], f[z]); im.addcmul_(sums[1][0], f[z])
     return re, im
 
@@ -80,13 +88,16 @@ def vacancy_patterns(
 )->torch.Tensor:      # (shares, beams, pixels, pixels) float32 |F|^2
     "Patterns of a crystallite that loses more and more of its atoms"
     if list(shares) != sorted(shares): raise DiffractionError(f'shares {tuple(shares)}: give them in ascending order')
-    frames = torch.from_numpy(np.stack([beam_frame(a, crystal.lattice) for a in setup.axes])); cells, weights = crystallite_cells(crystal.lattice, setup.crystallite)
+    frames = torch.from_numpy(np.stack([beam_frame(a, crystal.lattice) for a in setup.axes]))
+    cells, weights = crystallite_cells(crystal.lattice, setup.crystallite)
     r, m, out = crystal.frac_coords - crystal.frac_coords.mean(0), len(crystal.numbers), []
-    re, im = (x*_lattice_sum(crystal.lattice, frames, setup) for x in _amplitude(r@crystal.lattice, crystal.numbers, crystal.occupancies, frames, setup))
+    re, im = (x*_lattice_sum(crystal.lattice, frames, setup)
+              for x in _amplitude(r@crystal.lattice, crystal.numbers, crystal.occupancies, frames, setup))
     gone = _order(len(cells)*m, max(shares), seed); ends = [0, *(round(c*len(cells)*m) for c in shares)]
     for a, b in zip(ends, ends[1:]):
         cell, atom = np.divmod(gone[a:b], m)
-        less = _amplitude((r[atom] + cells[cell])@crystal.lattice, crystal.numbers[atom], crystal.occupancies[atom]*weights[cell], frames, setup)
+        less = _amplitude((r[atom] + cells[cell])@crystal.lattice, crystal.numbers[atom],
+                          crystal.occupancies[atom]*weights[cell], frames, setup)
         re, im = re - less[0], im - less[1]; out.append(re**2 + im**2)
     return torch.stack(out)
 
@@ -99,7 +110,8 @@ def mean_vacancy_pattern(
 )->tuple:          # mean spots and mean diffuse scattering, each (beams, pixels, pixels)
     "What a pattern is on average over all choices of vacancies"
     f = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[4]
-    one = (f[torch.from_numpy(crystal.numbers.astype(int))]**2*torch.from_numpy(crystal.occupancies**2).float()[:, None, None]).sum(0)
+    one = (f[torch.from_numpy(crystal.numbers.astype(int))]**2*torch.from_numpy(crystal.occupancies**2).float()[:, None,
+        None]).sum(0)
     weights = crystallite_cells(crystal.lattice, setup.crystallite)[1]; perfect = torch.as_tensor(perfect)
     return (1 - share)**2*perfect, (share*(1 - share)*float((weights**2).sum())*one).expand_as(perfect)
 
@@ -122,8 +134,10 @@ def add_background(
     setup=DEFAULT  # of the patterns
 )->torch.Tensor:   # (..., P, P)
     "Add a smooth halo"
-    if share < 0: raise DiffractionError(f'a background of {share} times the pattern: give a number that is not negative')
-    t = torch.as_tensor(intensity); q2 = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0][..., :2].pow(2).sum(-1)
+    if share < 0:
+        raise DiffractionError(f'a background of {share} times the pattern: give a number that is not negative')
+    t = torch.as_tensor(intensity)
+    q2 = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0][..., :2].pow(2).sum(-1)
     halo = torch.ones_like(q2) if width is None else torch.exp(-q2/(2*width**2))
     return t + (halo/halo.sum()).to(t)*share*t.sum((-1, -2), keepdim=True)
 
@@ -135,8 +149,10 @@ def beam_stop(
     setup=DEFAULT  # of the patterns
 )->torch.Tensor:   # (..., P, P)
     "Darken what a beam stop hides"
-    if radius < 0 or arm < 0: raise DiffractionError(f'a beam stop of radius {radius} and arm {arm}: give numbers that are not negative')
-    t = torch.as_tensor(intensity); x, y, _ = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
+    if radius < 0 or arm < 0:
+        raise DiffractionError(f'a beam stop of radius {radius} and arm {arm}: give numbers that are not negative')
+    t = torch.as_tensor(intensity)
+    x, y, _ = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
     return t*~((x**2 + y**2 < radius**2) | ((x.abs() < arm/2) & (y < 0)))
 
 # %% ../nbs/41_robustness.ipynb #c25484b1
@@ -148,9 +164,11 @@ def detector_gaps(
 )->torch.Tensor:     # (..., P, P)
     "Darken the gaps between the modules of a detector"
     t = torch.as_tensor(intensity); P = t.shape[-1]
-    if not 0 <= width*(modules - 1) < P: raise DiffractionError(f'{modules - 1} gaps of {width} pixels do not fit on {P} pixels')
+    if not 0 <= width*(modules - 1) < P:
+        raise DiffractionError(f'{modules - 1} gaps of {width} pixels do not fit on {P} pixels')
     hidden = torch.zeros(P, dtype=bool)
-    for k in range(1, modules): start = round(k*P/modules - width/2) + shift; hidden[max(start, 0):max(start + width, 0)] = True
+    for k in range(1, modules):
+        start = round(k*P/modules - width/2) + shift; hidden[max(start, 0):max(start + width, 0)] = True
     return t*~(hidden[:, None] | hidden[None])
 
 # %% ../nbs/41_robustness.ipynb #a6f1b1d4

@@ -38,7 +38,8 @@ def synthetic_patterns(
     h, k = (o.ravel() for o in np.mgrid[-60:61, -60:61])
     images = np.zeros((n, pixels, pixels), np.uint8)
     for image in images:
-        (a, b), turn, angle, sigma = rng.uniform(shortest, longest, 2), rng.uniform(0, 2*np.pi), rng.uniform(np.pi/3, np.pi/2), rng.uniform(.8, 1.6)
+        (a, b), turn, angle, sigma = (rng.uniform(shortest, longest, 2), rng.uniform(0, 2*np.pi),
+                                      rng.uniform(np.pi/3, np.pi/2), rng.uniform(.8, 1.6))
         r = centre + h*a*np.cos(turn) + k*b*np.cos(turn + angle)
         c = centre + h*a*np.sin(turn) + k*b*np.sin(turn + angle)
         inside = np.hypot(r - centre, c - centre) < centre
@@ -59,7 +60,8 @@ def grey_levels(
 )->np.ndarray: # the same as a contiguous uint8 array
     "Check that these are eight-bit images of the right shape"
     array = np.asarray(images)
-    if array.dtype != np.uint8: raise ShapingError(f'images of dtype {array.dtype}: shaping reads uint8 grey levels 0 to 255; scale them with msdn_nb.diffraction.to_uint8 first')
+    if array.dtype != np.uint8:
+        raise ShapingError(f'images of dtype {array.dtype}: shaping reads uint8 grey levels 0 to 255; scale them with msdn_nb.diffraction.to_uint8 first')
     if array.ndim != ndim or (beams and array.shape[-3] != beams) or 0 in array.shape:
         raise ShapingError(f'images of shape {array.shape}: expected {shape}; index or stack the array to that shape')
     return np.ascontiguousarray(array)
@@ -70,8 +72,10 @@ def check_settings(
     factor,    # multiple of the smallest node distance, positive
 ):
     "Refuse a threshold or a factor that means nothing"
-    if not 1 <= threshold <= 255: raise ShapingError(f'threshold {threshold}: give a grey level from 1 to 255 (the paper tried 30 to 100)')
-    if not (factor > 0 and math.isfinite(factor)): raise ShapingError(f'factor {factor}: give a positive number (the paper tried 1.3 to 1.9)')
+    if not 1 <= threshold <= 255:
+        raise ShapingError(f'threshold {threshold}: give a grey level from 1 to 255 (the paper tried 30 to 100)')
+    if not (factor > 0 and math.isfinite(factor)):
+        raise ShapingError(f'factor {factor}: give a positive number (the paper tried 1.3 to 1.9)')
 
 # %% ../nbs/11_shaping.ipynb #f06e2d31
 @compiled
@@ -89,7 +93,8 @@ def _nodes(image, threshold):
                 weight += v; rows += v*r; columns += v*c; size += 1; peak = max(peak, v)
                 for i in range(max(r - 1, 0), min(r + 2, H)):
                     for j in range(max(c - 1, 0), min(c + 2, W)):
-                        if image[i, j] >= threshold and not seen[i, j]: seen[i, j] = True; stack[top] = i*W + j; top += 1
+                        if image[i, j] >= threshold and not seen[i, j]:
+                            seen[i, j] = True; stack[top] = i*W + j; top += 1
             found[n, 0], found[n, 1], found[n, 2], found[n, 3] = rows/weight, columns/weight, size, peak; n += 1
     return found[:n].copy()
 
@@ -128,7 +133,8 @@ def plot(self:Nodes,
     if ax is None: _, ax = plt.subplots(figsize=(3.4, 3.4))
     if image is not None: ax.imshow(image, cmap='gray', vmin=0, vmax=255)
     width = 2*np.sqrt(self.sizes/np.pi) + 3
-    ax.add_collection(EllipseCollection(width, width, np.zeros(len(self)), units='xy', offsets=self.centres[:, ::-1], transOffset=ax.transData, facecolors='none', edgecolors='tab:orange'))
+    ax.add_collection(EllipseCollection(width, width, np.zeros(len(self)), units='xy', offsets=self.centres[:, ::-1],
+                                        transOffset=ax.transData, facecolors='none', edgecolors='tab:orange'))
     ax.set(xlim=(-.5, self.shape[1] - .5), ylim=(self.shape[0] - .5, -.5), aspect='equal', title=f'{len(self)} nodes')
     return ax
 
@@ -195,13 +201,16 @@ def join_nodes(
 )->Lines:
     "Decide which nodes are joined, and how strongly"
     check_settings(50, factor)
-    if mode not in ('paper', 'response'): raise ShapingError(f"mode {mode!r}: nodes are joined by 'paper' or 'response'; 'released' joins pixels, see shape_pattern")
+    if mode not in ('paper', 'response'):
+        raise ShapingError(f"mode {mode!r}: nodes are joined by 'paper' or 'response'; 'released' joins pixels, see shape_pattern")
     order = np.argsort(nodes.centres[:, 0]); smallest = _closest(nodes.centres, order)
     reach = factor if mode == 'paper' else factor + softness*math.log(255)
     pairs = _pairs(nodes.centres, order, reach*smallest) if len(nodes) > 1 else np.empty((0, 2), int)
     distances = np.linalg.norm(np.diff(nodes.centres[pairs], axis=1)[:, 0], axis=-1)
     relative = nodes.peaks/nodes.peaks.max(initial=1)
-    strengths = np.ones(len(pairs)) if mode == 'paper' else np.array([response(d/smallest, *relative[p], factor, softness) for d, p in zip(distances, pairs)])
+    strengths = (np.ones(len(pairs)) if mode == 'paper'
+                 else np.array([response(d/smallest, *relative[p], factor, softness)
+                                for d, p in zip(distances, pairs)]))
     return Lines(pairs, distances, strengths, smallest)
 
 # %% ../nbs/11_shaping.ipynb #a2eea876
@@ -213,11 +222,13 @@ def _band(canvas, a, b, value):
     er, ec, taper = dr/length, dc/length, (rb - ra)/length
     left, right = min(a[1], b[1]) - wide, max(a[1], b[1]) + wide
     lean, half = (ec/er, wide/abs(er)) if abs(er) > 1e-6 else (0., np.inf) # the band cuts a row in a short stretch
-    for r in range(max(math.ceil(min(a[0], b[0]) - wide), 0), min(math.floor(max(a[0], b[0]) + wide) + 1, canvas.shape[0])):
+    for r in range(max(math.ceil(min(a[0], b[0]) - wide), 0),
+                   min(math.floor(max(a[0], b[0]) + wide) + 1, canvas.shape[0])):
         y = r - a[0]; middle = a[1] + y*lean
         for c in range(max(int(max(left, middle - half)), 0), min(int(min(right, middle + half)) + 2, canvas.shape[1])):
             x = c - a[1]; along = y*er + x*ec
-            if abs(x*er - y*ec) <= ra + taper*along and -1e-9 <= along <= length + 1e-9: canvas[r, c] = max(canvas[r, c], value)
+            if abs(x*er - y*ec) <= ra + taper*along and -1e-9 <= along <= length + 1e-9:
+                canvas[r, c] = max(canvas[r, c], value)
 
 # %% ../nbs/11_shaping.ipynb #7d4b431a
 @compiled
@@ -230,7 +241,9 @@ def _shape_one(image, threshold, factor, softness, channel, out):
         pairs = _pairs(nodes, order, (factor + softness*math.log(255.))*smallest)
         for k in range(len(pairs)):
             a, b = nodes[pairs[k, 0]], nodes[pairs[k, 1]]; value = 255
-            if softness > 0: value = round(255*response(math.hypot(a[0] - b[0], a[1] - b[1])/smallest, a[3]/brightest, b[3]/brightest, factor, softness))
+            if softness > 0:
+                value = round(255*response(math.hypot(a[0] - b[0], a[1] - b[1])/smallest, a[3]/brightest,
+                                           b[3]/brightest, factor, softness))
             _band(lines, a, b, value)
     for r in range(H):
         for c in range(W):
@@ -316,8 +329,10 @@ def shape_pattern(
 )->np.ndarray: # (H, W, 3) uint8
     "Join the nodes of a pattern by lines"
     image = grey_levels(image, '(H, W)', 2); check_settings(threshold, factor); _check_mode(mode)
-    if channel not in (0, 1, 2): raise ShapingError(f'channel {channel}: use 0 (red, beam x), 1 (green, y) or 2 (blue, z)')
-    if not softness > 0: raise ShapingError(f"softness {softness}: give a positive number; mode='paper' is the hard cut")
+    if channel not in (0, 1, 2):
+        raise ShapingError(f'channel {channel}: use 0 (red, beam x), 1 (green, y) or 2 (blue, z)')
+    if not softness > 0:
+        raise ShapingError(f"softness {softness}: give a positive number; mode='paper' is the hard cut")
     out = np.empty((*image.shape, 3), np.uint8)
     if mode == 'released': _released_one(image, threshold, factor, channel, out)
     else: _shape_one(image, threshold, factor, softness if mode == 'response' else 0., channel, out)
@@ -337,7 +352,8 @@ def spot_pattern(
     images, # (3, H, W) uint8: beams x, y, z
 )->np.ndarray: # (H, W, 3) uint8
     "Superimpose three patterns as red, green and blue"
-    return np.ascontiguousarray(np.moveaxis(grey_levels(images, '(3, H, W), one image for each of the beams x, y, z', 3, 3), 0, -1))
+    return np.ascontiguousarray(np.moveaxis(grey_levels(images, '(3, H, W), one image for each of the beams x, y, z', 3,
+                                                        3), 0, -1))
 
 # %% ../nbs/11_shaping.ipynb #d9841dae
 def crop_resize(
@@ -347,7 +363,8 @@ def crop_resize(
 )->np.ndarray: # (..., pixels, pixels, 3) or (..., pixels, pixels)
     "Resize by nearest pixels, as the authors' network reads its images"
     array = np.asarray(images); first = array.ndim - 3 if array.ndim > 2 and array.shape[-1] == 3 else array.ndim - 2
-    if array.ndim < 2 or pixels < 1: raise ShapingError(f'cannot resize an array of shape {array.shape} to {pixels} pixels; give images (..., H, W, 3) or (..., H, W) and at least 1 pixel')
+    if array.ndim < 2 or pixels < 1:
+        raise ShapingError(f'cannot resize an array of shape {array.shape} to {pixels} pixels; give images (..., H, W, 3) or (..., H, W) and at least 1 pixel')
     for axis in (first, first + 1):
         n = array.shape[axis]; edge = crop or n
         if not 0 < edge <= n: raise ShapingError(f'crop {crop} from {n} pixels: choose 1 to {n}')
@@ -357,7 +374,8 @@ def crop_resize(
 
 # %% ../nbs/11_shaping.ipynb #0319fe5d
 def _shape_portion(images, channels, threshold, factor, mode, softness, out):
-    if mode != 'released': return _shape_stack(images, channels, threshold, factor, softness if mode == 'response' else 0., out)
+    if mode != 'released':
+        return _shape_stack(images, channels, threshold, factor, softness if mode == 'response' else 0., out)
     for image, channel, target in zip(images, channels, out): _released_one(image, threshold, factor, channel, target)
 
 # %% ../nbs/11_shaping.ipynb #8ae0e09c
@@ -371,7 +389,8 @@ def shaped_patterns_batch(
 )->np.ndarray: # (n, 3, H, W, 3) uint8
     "Shape the patterns of many crystals at once"
     images = grey_levels(images, '(n, 3, H, W)', 4, 3); check_settings(threshold, factor); _check_mode(mode)
-    if not softness > 0: raise ShapingError(f"softness {softness}: give a positive number; mode='paper' is the hard cut")
+    if not softness > 0:
+        raise ShapingError(f"softness {softness}: give a positive number; mode='paper' is the hard cut")
     n, workers = len(images), workers or os.cpu_count() or 1
     flat, channels = images.reshape(-1, *images.shape[2:]), np.tile(np.arange(3), n)
     out = np.empty((*flat.shape, 3), np.uint8)
@@ -399,10 +418,14 @@ def measure_shaping(
     flat = images.reshape(-1, *images.shape[2:]); count = [len(_nodes(o, 50)) for o in flat]
     shaped_patterns_batch(images[:2], mode=mode, workers=workers)
     for _ in range(rounds):
-        t = time.perf_counter(); shaped_patterns_batch(images, mode=mode, workers=workers); times.append(time.perf_counter() - t)
-    found = dict(images_per_second=len(flat)/min(times), images_per_second_median=len(flat)/float(np.median(times)), released_program_images_per_second=.25, workers=workers, n=len(flat), rounds=rounds, pixels=int(flat.shape[-1]),
-        mode=mode, nodes_mean=float(np.mean(count)), nodes_range=[min(count), max(count)], seed=seed, **run_facts(), wall_time_s=time.perf_counter() - start,
-        command=f'python -c "from msdn_nb.shaping import measure_shaping as m; m(n={len(flat)}, pixels={pixels}, mode={mode!r}, workers={workers}, rounds={rounds}, seed={seed}, out=\'results/shaping_speed.json\')"')
+        t = time.perf_counter(); shaped_patterns_batch(images, mode=mode, workers=workers)
+        times.append(time.perf_counter() - t)
+    found = dict(images_per_second=len(flat)/min(times), images_per_second_median=len(flat)/float(np.median(times)),
+                 released_program_images_per_second=.25, workers=workers, n=len(flat), rounds=rounds,
+                 pixels=int(flat.shape[-1]), mode=mode, nodes_mean=float(np.mean(count)),
+                 nodes_range=[min(count), max(count)], seed=seed, **run_facts(),
+                 wall_time_s=time.perf_counter() - start,
+                 command=f'python -c "from msdn_nb.shaping import measure_shaping as m; m(n={len(flat)}, pixels={pixels}, mode={mode!r}, workers={workers}, rounds={rounds}, seed={seed}, out=\'results/shaping_speed.json\')"')
     if out is not None: write_json(out, found)
     return found
 
@@ -433,10 +456,13 @@ def explore_shaping(
 ):           # ipywidgets box
     "Sliders for threshold, factor and crystallite size over `draw_shaped`"
     import ipywidgets as w, matplotlib.pyplot as plt
-    def redraw(threshold, factor, crystallite, mode, grey): draw_shaped(crystal, threshold, factor, crystallite, mode, grey); plt.show()
+    def redraw(threshold, factor, crystallite, mode, grey):
+        draw_shaped(crystal, threshold, factor, crystallite, mode, grey); plt.show()
     slide = dict(continuous_update=False, style={'description_width': '7em'})
-    return w.interactive(redraw, threshold=w.IntSlider(50, 30, 100, 5, **slide), factor=w.FloatSlider(1.7, min=1.3, max=1.9, step=.05, **slide),
-        crystallite=w.FloatSlider(40., min=10., max=100., step=5., **slide), mode=w.Dropdown(options=MODES), grey=w.Dropdown(options=['linear', 'log']))
+    return w.interactive(redraw, threshold=w.IntSlider(50, 30, 100, 5, **slide),
+                         factor=w.FloatSlider(1.7, min=1.3, max=1.9, step=.05, **slide),
+                         crystallite=w.FloatSlider(40., min=10., max=100., step=5., **slide),
+                         mode=w.Dropdown(options=MODES), grey=w.Dropdown(options=['linear', 'log']))
 
 # %% ../nbs/11_shaping.ipynb #50b79e55
 def crystal_scene(
@@ -448,7 +474,8 @@ def crystal_scene(
     which, copy = np.nonzero((inside[:, None] + corners < 1 + 1e-3).all(-1))
     edges = np.array([(p, q) for p in corners for q in corners if (q - p).min() >= 0 and (q - p).sum() == 1])
     centre, reach = crystal.lattice.sum(0)/2, .75*np.linalg.norm(crystal.lattice, axis=1).max()
-    return dict(atoms=(inside[which] + corners[copy])@crystal.lattice, numbers=np.asarray(crystal.numbers)[which], edges=edges@crystal.lattice,
+    return dict(atoms=(inside[which] + corners[copy])@crystal.lattice, numbers=np.asarray(crystal.numbers)[which],
+                edges=edges@crystal.lattice,
                 axes=np.stack([np.stack([centre - reach*e, centre + reach*e]) for e in np.eye(3)]))
 
 # %% ../nbs/11_shaping.ipynb #81be8b4c
@@ -464,9 +491,12 @@ def draw_crystal(
     if ax is None: ax = plt.figure(figsize=(4.2, 4.2)).add_subplot(projection='3d')
     scene = crystal_scene(crystal)
     for p, q in scene['edges']: ax.plot(*np.stack([p, q], 1), color='.6', lw=.8)
-    for (p, q), colour, name in zip(scene['axes'], BEAM_COLOURS, 'xyz'): ax.quiver(*p, *(q - p), color=colour, arrow_length_ratio=.06); ax.text(*q, name, color=colour)
-    ax.scatter(*scene['atoms'].T, s=160*covalent_radii[scene['numbers']]**2, c=colors.jmol_colors[scene['numbers']], edgecolors='k', linewidths=.5, depthshade=False)
-    ax.set_box_aspect(np.ptp(scene['axes'].reshape(-1, 3), 0)); ax.set_title(crystal.name or crystal.formula); ax.set_axis_off()
+    for (p, q), colour, name in zip(scene['axes'], BEAM_COLOURS, 'xyz'):
+        ax.quiver(*p, *(q - p), color=colour, arrow_length_ratio=.06); ax.text(*q, name, color=colour)
+    ax.scatter(*scene['atoms'].T, s=160*covalent_radii[scene['numbers']]**2, c=colors.jmol_colors[scene['numbers']],
+               edgecolors='k', linewidths=.5, depthshade=False)
+    ax.set_box_aspect(np.ptp(scene['axes'].reshape(-1, 3), 0)); ax.set_title(crystal.name or crystal.formula)
+    ax.set_axis_off()
     return ax
 
 # %% ../nbs/11_shaping.ipynb #c936456d
@@ -478,13 +508,21 @@ def crystal_view(
     from ase.data import chemical_symbols, covalent_radii, colors
     scene, figure = crystal_scene(crystal), go.Figure()
     line = np.concatenate([scene['edges'], np.full((12, 1, 3), np.nan)], 1).reshape(-1, 3) # a gap after each edge
-    figure.add_scatter3d(x=line[:, 0], y=line[:, 1], z=line[:, 2], mode='lines', line=dict(color='grey', width=3), name='cell', hoverinfo='skip')
+    figure.add_scatter3d(x=line[:, 0], y=line[:, 1], z=line[:, 2], mode='lines', line=dict(color='grey', width=3),
+                         name='cell', hoverinfo='skip')
     for z in np.unique(scene['numbers']):
         x = scene['atoms'][scene['numbers'] == z].T
-        figure.add_scatter3d(x=x[0], y=x[1], z=x[2], mode='markers', name=chemical_symbols[z], marker=dict(size=12*covalent_radii[z], color=f'rgb{tuple((255*colors.jmol_colors[z]).astype(int).tolist())}', line=dict(width=1, color='black')))
+        figure.add_scatter3d(x=x[0], y=x[1], z=x[2], mode='markers', name=chemical_symbols[z],
+                             marker=dict(size=12*covalent_radii[z],
+                                         color=f'rgb{tuple((255*colors.jmol_colors[z]).astype(int).tolist())}',
+                                         line=dict(width=1, color='black')))
     for (p, q), colour, name in zip(scene['axes'], BEAM_COLOURS, 'xyz'):
-        figure.add_scatter3d(x=[p[0], q[0]], y=[p[1], q[1]], z=[p[2], q[2]], mode='lines+text', line=dict(color=colour, width=6), text=['', name], name=f'beam {name}')
-        figure.add_cone(x=[q[0]], y=[q[1]], z=[q[2]], u=[(q - p)[0]], v=[(q - p)[1]], w=[(q - p)[2]], sizemode='absolute', sizeref=.4, colorscale=[[0, colour], [1, colour]], showscale=False, hoverinfo='skip')
+        figure.add_scatter3d(x=[p[0], q[0]], y=[p[1], q[1]], z=[p[2], q[2]], mode='lines+text',
+                             line=dict(color=colour, width=6), text=['', name], name=f'beam {name}')
+        figure.add_cone(x=[q[0]], y=[q[1]], z=[q[2]], u=[(q - p)[0]], v=[(q - p)[1]], w=[(q - p)[2]],
+                        sizemode='absolute', sizeref=.4, colorscale=[[0, colour], [1, colour]], showscale=False,
+                        hoverinfo='skip')
     hidden = dict(visible=False)
-    figure.update_layout(title=crystal.name or crystal.formula, width=560, height=460, margin=dict(l=0, r=0, b=0, t=40), scene=dict(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode='data'))
+    figure.update_layout(title=crystal.name or crystal.formula, width=560, height=460, margin=dict(l=0, r=0, b=0, t=40),
+                         scene=dict(xaxis=hidden, yaxis=hidden, zaxis=hidden, aspectmode='data'))
     return figure

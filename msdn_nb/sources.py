@@ -27,8 +27,9 @@ def shared_path(
     return next((place/name for place in places if (place/name).exists()), None)
 
 # %% ../nbs/02_sources.ipynb #84029ce1
-SCHEMA = pa.schema([('material_id', pa.string()), ('formula', pa.string()), ('space_group', pa.uint8()), ('space_group_tight', pa.uint8()),
-    ('lattice', pa.list_(pa.float32(), 9)), ('numbers', pa.list_(pa.uint8())), ('frac_coords', pa.list_(pa.float32()))])
+SCHEMA = pa.schema([('material_id', pa.string()), ('formula', pa.string()), ('space_group', pa.uint8()),
+                    ('space_group_tight', pa.uint8()), ('lattice', pa.list_(pa.float32(), 9)),
+                    ('numbers', pa.list_(pa.uint8())), ('frac_coords', pa.list_(pa.float32()))])
 SYMPRECS = .1, .01 # tolerances of the two labels, angstrom
 
 # %% ../nbs/02_sources.ipynb #9f13e2f2
@@ -42,13 +43,15 @@ def crystal_row(
     "A crystal with its labels at both tolerances"
     from pymatgen.core.composition import Composition
     name = material_id or crystal.name
-    if not crystal.is_ordered: raise CrystalError(f'{name}: some sites are shared or partly empty, and the table holds whole atoms; choose an ordered model of this crystal')
+    if not crystal.is_ordered:
+        raise CrystalError(f'{name}: some sites are shared or partly empty, and the table holds whole atoms; choose an ordered model of this crystal')
     check_size(crystal)
     kinds, counts = np.unique(crystal.numbers, return_counts=True)
     formula = Composition({gemmi.Element(int(z)).name: int(n) for z, n in zip(kinds, counts)}).formula
     loose, tight = (find_space_group(crystal, symprec) for symprec in SYMPRECS)
-    return dict(material_id=name, formula=formula, space_group=loose, space_group_tight=tight, lattice=crystal.lattice.ravel().astype(np.float32),
-        numbers=crystal.numbers, frac_coords=crystal.frac_coords.ravel().astype(np.float32))
+    return dict(material_id=name, formula=formula, space_group=loose, space_group_tight=tight,
+                lattice=crystal.lattice.ravel().astype(np.float32), numbers=crystal.numbers,
+                frac_coords=crystal.frac_coords.ravel().astype(np.float32))
 
 # %% ../nbs/02_sources.ipynb #40bca796
 @contextlib.contextmanager
@@ -60,7 +63,8 @@ def written_beside(
     try:
         yield part
         os.replace(part, path)
-    except (OSError, pa.ArrowException) as e: raise TableError(f'{path}: cannot be written ({e}); name a file in a folder that exists and that you may write to, on a disk with room') from e
+    except (OSError, pa.ArrowException) as e:
+        raise TableError(f'{path}: cannot be written ({e}); name a file in a folder that exists and that you may write to, on a disk with room') from e
     finally:
         with contextlib.suppress(OSError): part.unlink()
 
@@ -89,10 +93,10 @@ def _opened(path, columns):
     "The Parquet file, after a look at its columns"
     if not Path(path).is_file(): raise TableError(f'{path}: there is no such file; check the path')
     try: file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as e: raise TableError(f'{path}: this is not a whole Parquet file ({str(e).splitlines()[0][:120]}); copy or collect it again') from e
+    except (pa.ArrowException, OSError) as e:
+        raise TableError(f'{path}: this is not a whole Parquet file ({str(e).splitlines()[0][:120]}); copy or collect it again') from e
     if missing := [c for c in columns if c not in file.schema_arrow.names]:
-        raise TableError(f'{path}: the column{"s" if len(missing) > 1 else ""} {", ".join(missing)} {"are" if len(missing) > 1 else "is"} missing (found: {", ".join(file.schema_arrow.names[:12])}); '
-            'write the file with `msdn data`, or with msdn_nb.sources.write_crystals')
+        raise TableError(f'{path}: the column{"s" if len(missing) > 1 else ""} {", ".join(missing)} {"are" if len(missing) > 1 else "is"} missing (found: {", ".join(file.schema_arrow.names[:12])}); ' 'write the file with `msdn data`, or with msdn_nb.sources.write_crystals')
     return file
 
 def read_crystals(
@@ -106,8 +110,10 @@ def read_crystals(
         table = _opened(path, columns).read(columns)
         if rows is not None: table = table.take(np.asarray(rows, np.int64))
         table = table.cast(pa.schema([SCHEMA.field(c) for c in columns]))
-    except (pa.ArrowException, OSError) as e: raise TableError(f'{path}: its contents cannot be read ({str(e).splitlines()[0][:120]}); the file is damaged or its columns have other types: collect it again') from e
-    if empty := [c for c in columns if table[c].null_count]: raise TableError(f'{path}: {", ".join(empty)} has empty places; remove these rows')
+    except (pa.ArrowException, OSError) as e:
+        raise TableError(f'{path}: its contents cannot be read ({str(e).splitlines()[0][:120]}); the file is damaged or its columns have other types: collect it again') from e
+    if empty := [c for c in columns if table[c].null_count]:
+        raise TableError(f'{path}: {", ".join(empty)} has empty places; remove these rows')
     return table
 
 # %% ../nbs/02_sources.ipynb #e319b91a
@@ -172,8 +178,10 @@ def __getitem__(self:CrystalTable, i):
     lattice, numbers, coords = self._column('lattice'), self._column('numbers'), self._column('frac_coords')
     name, group = self._column('material_id')[row].as_py(), self._column('space_group')[row].as_py()
     numbers, coords = _list(numbers, row), _list(coords, row)
-    if len(coords) != 3*len(numbers): raise TableError(f'{self.path}: {name} has {len(numbers)} atoms and {len(coords)} coordinates; remove this row')
-    return Crystal(lattice[row].values.to_numpy().reshape(3, 3), numbers, coords.reshape(-1, 3), name=name, space_group=group, symprec=SYMPRECS[0])
+    if len(coords) != 3*len(numbers):
+        raise TableError(f'{self.path}: {name} has {len(numbers)} atoms and {len(coords)} coordinates; remove this row')
+    return Crystal(lattice[row].values.to_numpy().reshape(3, 3), numbers, coords.reshape(-1, 3), name=name,
+                   space_group=group, symprec=SYMPRECS[0])
 
 @patch
 def __iter__(self:CrystalTable): return (self[i] for i in range(len(self)))
@@ -189,7 +197,8 @@ def data_hash(
 def _targets(fractions, n=1):
     "Checked shares, times `n`"
     shares = np.asarray(fractions, float)
-    if not (shares.ndim == 1 and len(shares) and (shares > 0).all() and shares.sum() < 1 + 1e-9): raise TableError(f'fractions {fractions}: give positive shares that sum to 1 or less')
+    if not (shares.ndim == 1 and len(shares) and (shares > 0).all() and shares.sum() < 1 + 1e-9):
+        raise TableError(f'fractions {fractions}: give positive shares that sum to 1 or less')
     return shares*n
 
 def random_split(
@@ -225,7 +234,8 @@ def prototypes(self:CrystalTable)->np.ndarray:
     "Structure types such as '225 AB 2', shape (n,), text"
     numbers, groups = self._column('numbers'), self._column('space_group').to_numpy()
     sizes = np.diff(numbers.offsets.to_numpy())
-    kinds, amounts = np.unique(np.repeat(np.arange(len(sizes)), sizes)*128 + numbers.values.to_numpy(), return_counts=True)
+    kinds, amounts = np.unique(np.repeat(np.arange(len(sizes)), sizes)*128 + numbers.values.to_numpy(),
+                               return_counts=True)
     row = kinds//128
     order = np.lexsort((amounts, row))
     first = np.searchsorted(row, np.arange(len(sizes) + 1))
@@ -274,7 +284,8 @@ def plot(self:CrystalTable,
     for i, s in enumerate(CRYSTAL_SYSTEMS):
         groups = [g for g in range(1, 231) if crystal_system(g) == s]
         ax.bar(groups, counts[groups], width=1, color=f'C{i}', label=s)
-    ax.set(xlabel='space group', ylabel='crystals', yscale='symlog', xlim=(0, 231)); ax.legend(fontsize=7, ncol=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
+    ax.set(xlabel='space group', ylabel='crystals', yscale='symlog', xlim=(0, 231))
+    ax.legend(fontsize=7, ncol=7, loc='lower center', bbox_to_anchor=(.5, 1), frameon=False)
     return ax
 
 # %% ../nbs/02_sources.ipynb #5876921b
@@ -325,7 +336,8 @@ class Collection:
     def __repr__(self): return f'Collection({self.path.name!r}, {self.n} crystals, {len(self.failed)} left out)'
     def _repr_markdown_(self):
         again = f', {self.repeated:,} repeated' if self.repeated else ''
-        return '\n'.join([f'**{self.path.name}**: {self.n:,} crystals, {len(self.failed):,} left out{again}', '', *(f'- {reason}' for _, reason in self.failed[:20])])
+        return '\n'.join([f'**{self.path.name}**: {self.n:,} crystals, {len(self.failed):,} left out{again}', '',
+                          *(f'- {reason}' for _, reason in self.failed[:20])])
 
 # %% ../nbs/02_sources.ipynb #91bdc733
 def _parts(out): return Path(out).with_name(Path(out).name + '.parts')
@@ -339,12 +351,14 @@ def _begin(parts, question, resume):
     if not resume and parts.exists(): shutil.rmtree(parts)
     if (parts/'state.json').exists():
         try: state = json.loads((parts/'state.json').read_text(encoding='utf-8'))
-        except ValueError as e: raise TableError(f'{parts}: its state cannot be read ({e}); delete this folder, or collect without resuming') from e
+        except ValueError as e:
+            raise TableError(f'{parts}: its state cannot be read ({e}); delete this folder, or collect without resuming') from e
         if state.get('question') != question:
             raise TableError(f'{parts}: here lie parts of another collection, {state.get("question")}; finish that one, delete the folder, or collect without resuming')
         return state
     try: parts.mkdir(exist_ok=True)
-    except OSError as e: raise TableError(f'{parts}: this folder cannot be made ({e.strerror}); name an output in a folder that exists and that you may write to') from e
+    except OSError as e:
+        raise TableError(f'{parts}: this folder cannot be made ({e.strerror}); name an output in a folder that exists and that you may write to') from e
     return dict(question=question, cursor=None, done=False, parts=0, rows=0, failed=[])
 
 # %% ../nbs/02_sources.ipynb #9077f34f
@@ -381,7 +395,8 @@ def collect(
     from tqdm import tqdm
     out, parts = Path(out), _parts(out)
     state = _begin(parts, [source.name, json.loads(json.dumps(source.query)), limit], resume)
-    with tqdm(desc=source.name, initial=state['rows'] + len(state['failed']), unit=' crystals', disable=None if progress else True) as bar:
+    with tqdm(desc=source.name, initial=state['rows'] + len(state['failed']), unit=' crystals',
+              disable=None if progress else True) as bar:
         for page in (() if state['done'] else source.pages(state['cursor'])):
             bar.total = page.total if limit is None else min(limit, page.total or limit)
             bar.update(_take(state, parts, page, limit))
@@ -389,7 +404,8 @@ def collect(
     failed = tuple(map(tuple, state['failed']))
     if not state['rows']:
         shutil.rmtree(parts)
-        raise TableError(f'{source!r} gave no crystal; ' + ('; '.join(reason for _, reason in failed[:5]) or 'ask for something that it has'))
+        raise TableError(f'{source!r} gave no crystal; ' + ('; '.join(reason for _, reason in failed[:5])
+                                                            or 'ask for something that it has'))
     n, repeated = _join(parts, state['parts'], out)
     shutil.rmtree(parts)
     return Collection(out, n, failed, repeated)
@@ -426,7 +442,8 @@ _ENDINGS = '.cif', '.mcif', '.vasp', '.poscar', '.json', '.xyz', '.extxyz', '.re
 
 def _structure_files(folder, pattern):
     "Paths below a folder that match, sorted"
-    found = sorted(p for p in folder.glob(pattern or '**/*') if p.is_file() and not any(q.startswith('.') for q in p.relative_to(folder).parts))
+    found = sorted(p for p in folder.glob(pattern or '**/*') if p.is_file()
+                   and not any(q.startswith('.') for q in p.relative_to(folder).parts))
     return [p for p in found if pattern or p.suffix.lower() in _ENDINGS or p.name.upper().startswith(('POSCAR', 'CONTCAR'))]
 
 def _read_named(path):
@@ -446,8 +463,10 @@ def from_folder(
     folder = Path(folder)
     if not folder.is_dir(): raise TableError(f'{folder}: this is no folder; name the folder in which the structure files lie')
     paths = _structure_files(folder, pattern)
-    if not paths: raise TableError(f'{folder}: no structure file here{f" matches {pattern}" if pattern else ""}; put CIF, POSCAR or pymatgen JSON files there, or name others with a pattern such as "**/*.txt"')
-    bare = [p.relative_to(folder).with_suffix('').as_posix() if p.suffix.lower() in _ENDINGS else p.relative_to(folder).as_posix() for p in paths]
+    if not paths:
+        raise TableError(f'{folder}: no structure file here{f" matches {pattern}" if pattern else ""}; put CIF, POSCAR or pymatgen JSON files there, or name others with a pattern such as "**/*.txt"')
+    bare = [p.relative_to(folder).with_suffix('').as_posix() if p.suffix.lower() in _ENDINGS else p.relative_to(folder).as_posix()
+            for p in paths]
     names = [b if bare.count(b) == 1 else p.relative_to(folder).as_posix() for p, b in zip(paths, bare)]
     listing = hashlib.sha256('\n'.join(map(str, paths)).encode()).hexdigest()[:16]
     return Source('folder', dict(folder=str(folder.resolve()), pattern=pattern, files=len(paths), listing=listing),
@@ -478,7 +497,8 @@ def _random_crystal(group, rng, tries=30):
         kinds = [gemmi.Element(int(z)).name for z in rng.choice(_PYXTAL_ELEMENTS, rng.integers(1, 4), replace=False)]
         amounts = _random_amounts(positions, len(kinds), rng)
         made = pyxtal()
-        with contextlib.redirect_stdout(None), contextlib.suppress(Comp_CompatibilityError): made.from_random(3, group, kinds[:len(amounts)], amounts, random_state=rng)
+        with contextlib.redirect_stdout(None), contextlib.suppress(Comp_CompatibilityError):
+            made.from_random(3, group, kinds[:len(amounts)], amounts, random_state=rng)
         if not made.valid: continue
         crystal = from_pymatgen(made.to_pymatgen())
         if find_space_group(crystal) == group: return crystal
@@ -492,7 +512,8 @@ def from_pyxtal(
 )->Source:
     "Random crystals of chosen space groups; needs the extra `pyxtal`"
     groups = [check_space_group(g) for g in space_groups]
-    if importlib.util.find_spec('pyxtal') is None: raise TableError('random crystals need PyXtal, which is not installed; pip install "msdn_nb[pyxtal]"')
+    if importlib.util.find_spec('pyxtal') is None:
+        raise TableError('random crystals need PyXtal, which is not installed; pip install "msdn_nb[pyxtal]"')
     def draw(group, i): return _attempt(lambda: _random_crystal(group, np.random.default_rng([seed, group, i])))
     pairs = [(f'pyxtal-{g}-{seed}-{i}', lambda g=g, i=i: draw(g, i)) for g in groups for i in range(per_group)]
     return Source('pyxtal', dict(space_groups=groups, per_group=per_group, seed=seed), _paged(pairs, 20))

@@ -44,7 +44,8 @@ def substitute(
 )->Crystal: # the label is its parent's; a scaled cell should be checked
     "The same sites with other elements"
     old = np.unique(crystal.numbers); new = np.array([mapping.get(int(z),int(z)) for z in old])
-    if len(np.unique(new))<len(old): raise CrystalError(f'{crystal.name or crystal.formula}: two elements become one, which may add symmetry; give each element another replacement')
+    if len(np.unique(new))<len(old):
+        raise CrystalError(f'{crystal.name or crystal.formula}: two elements become one, which may add symmetry; give each element another replacement')
     numbers = new[np.searchsorted(old,crystal.numbers)]
     edge = volume_ratio(crystal.numbers,numbers)**(1/3) if scale else 1.
     return replace(crystal,lattice=crystal.lattice*edge,numbers=numbers)
@@ -54,13 +55,15 @@ ELEMENTS = tuple(z for z in (*range(1,84),90,92) if z not in (2,10,18,36,43,54,6
 
 # %% ../nbs/31_substitution.ipynb #3e611f80
 @lru_cache(maxsize=1)
-def likely_substitutes()->np.ndarray: # (119, 119): row the element, column what replaces it; a row sums to 1, or to 0 where nothing is known
+# (119, 119): row the element, column what replaces it; a row sums to 1, or to 0 where nothing is known
+def likely_substitutes()->np.ndarray:
     "Probability of each replacement, by the weights of Hautier et al. (2011)"
     from pymatgen.analysis.structure_prediction.substitution_probability import SubstitutionProbability
     known = SubstitutionProbability(); weight = np.zeros((119,119))
     for a in known.species:
         for b in known.species:
-            if a.oxi_state==b.oxi_state and a.Z!=b.Z and (x:=known.get_lambda(a,b))>known.alpha: weight[a.Z,b.Z] += np.exp(x)
+            if a.oxi_state==b.oxi_state and a.Z!=b.Z and (x:=known.get_lambda(a,b))>known.alpha:
+                weight[a.Z,b.Z] += np.exp(x)
     total = weight.sum(1,keepdims=True)
     return np.divide(weight,total,out=weight,where=total>0)
 
@@ -74,9 +77,11 @@ def draw_mapping(
 )->dict: # atomic number -> the one that replaces it, all distinct; {} where nothing is known
     "A substitution at random"
     elements = [int(z) for z in elements]
-    if method not in METHODS: raise ValueError(f'{method!r}: no such way to substitute; give one of {", ".join(METHODS)}')
+    if method not in METHODS:
+        raise ValueError(f'{method!r}: no such way to substitute; give one of {", ".join(METHODS)}')
     if method=='free': return dict(zip(elements,map(int,rng.choice(ELEMENTS,len(elements),replace=False))))
-    table = likely_substitutes(); able = [z for z in elements if table[z].any()]; chosen = [z for z in able if rng.random()<.5] or ([able[rng.integers(len(able))]] if able else [])
+    table = likely_substitutes(); able = [z for z in elements if table[z].any()]
+    chosen = [z for z in able if rng.random()<.5] or ([able[rng.integers(len(able))]] if able else [])
     taken,mapping = set(elements)-set(chosen),{}
     for z in chosen:
         row = table[z].copy(); row[list(taken)] = 0
@@ -100,13 +105,17 @@ def _child(parent, mapping, group, scale, taken):
 # %% ../nbs/31_substitution.ipynb #6b480195
 def _fill_group(job):
     "Children of one group: rows of the table, number of the parent, and what was counted on the way"
-    group,parents,taken,needed,method,scale,seed,tries = job; rng = np.random.default_rng([seed,group,METHODS.index(method)])
+    group,parents,taken,needed,method,scale,seed,tries = job
+    rng = np.random.default_rng([seed,group,METHODS.index(method)])
     rows,of,counts = [],[],Counter(); taken = set(taken)
     while parents and len(rows)<needed and counts['tried']<tries*needed:
         for i in rng.permutation(len(parents)):
-            parent = parents[i]; found = _child(parent,draw_mapping(np.unique(parent.numbers),method,rng),group,scale,taken); counts['tried'] += 1
+            parent = parents[i]
+            found = _child(parent,draw_mapping(np.unique(parent.numbers),method,rng),group,scale,taken)
+            counts['tried'] += 1
             if isinstance(found,str): counts[found] += 1; continue
-            taken.add(_formula(found['numbers'])); rows.append({**found,'material_id':f"{parent.name}-{method}-{len(rows)}"}); of.append(i)
+            taken.add(_formula(found['numbers']))
+            rows.append({**found,'material_id':f"{parent.name}-{method}-{len(rows)}"}); of.append(i)
             if len(rows)==needed: break
     return rows,np.array(of,int),counts
 
@@ -126,10 +135,12 @@ class Substituted:
     @property
     def space_groups(self): return np.array([r['space_group'] for r in self.rows],np.uint8) # (m,)
     def __len__(self): return len(self.rows)
-    def __getitem__(self, i): r = self.rows[i]; return Crystal(np.reshape(r['lattice'],(3,3)),r['numbers'],np.reshape(r['frac_coords'],(-1,3)),name=r['material_id'],space_group=int(r['space_group']),symprec=.1)
+    def __getitem__(self, i):
+        r = self.rows[i]
+        return Crystal(np.reshape(r['lattice'],(3,3)),r['numbers'],np.reshape(r['frac_coords'],(-1,3)),
+                       name=r['material_id'],space_group=int(r['space_group']),symprec=.1)
     def _repr_markdown_(self):
-        return (f'**{len(self):,} crystals** ({self.method}) from {len(np.unique(self.parents)):,} parents; {self.tried:,} drawn, {self.changed:,} dropped for their space group, {self.repeated:,} for a formula that was there; '
-                f'smallest group {min(self.before.values())} before, {min(self.after.values())} after; {len(self)/max(self.seconds,1e-9):,.0f} crystals/s')
+        return (f'**{len(self):,} crystals** ({self.method}) from {len(np.unique(self.parents)):,} parents; {self.tried:,} drawn, {self.changed:,} dropped for their space group, {self.repeated:,} for a formula that was there; ' f'smallest group {min(self.before.values())} before, {min(self.after.values())} after; {len(self)/max(self.seconds,1e-9):,.0f} crystals/s')
 
 # %% ../nbs/31_substitution.ipynb #6b88f404
 def populate(
@@ -144,16 +155,21 @@ def populate(
     tries:int=20,             # draws for each crystal that is needed, at most
 )->Substituted:
     "Substitute elements until each group has enough crystals"
-    start = time.perf_counter(); rows = np.asarray(rows); labels = table.space_group; scale = method=='likely' if scale is None else scale; seen = {}
+    start = time.perf_counter(); rows = np.asarray(rows); labels = table.space_group
+    scale = method=='likely' if scale is None else scale; seen = {}
     if method=='likely': likely_substitutes() # before processes divide
     def jobs():
         for g in map(int,groups):
-            mine = rows[labels[rows]==g]; seen[g] = mine; taken = {_formula(table[int(r)].numbers) for r in np.flatnonzero(labels==g)}
+            mine = rows[labels[rows]==g]; seen[g] = mine
+            taken = {_formula(table[int(r)].numbers) for r in np.flatnonzero(labels==g)}
             yield g,[table[int(r)] for r in mine],taken,max(0,target-len(mine)),method,scale,seed,tries
     made,parents,counts,new = [],[],Counter(),{}
-    for g,(found,of,c) in zip(groups,spread(_fill_group,jobs(),workers)): made += found; parents.append(seen[int(g)][of]); counts += c; new[int(g)] = len(found)
+    for g,(found,of,c) in zip(groups,spread(_fill_group,jobs(),workers)):
+        made += found; parents.append(seen[int(g)][of]); counts += c; new[int(g)] = len(found)
     before = {g:len(mine) for g,mine in seen.items()}
-    return Substituted(made,np.concatenate(parents) if parents else np.zeros(0,int),before,{g:n+new[g] for g,n in before.items()},method,counts['tried'],counts['changed'],counts['repeated'],time.perf_counter()-start)
+    return Substituted(made,np.concatenate(parents) if parents else np.zeros(0,int),before,
+                       {g:n+new[g] for g,n in before.items()},method,counts['tried'],counts['changed'],
+                       counts['repeated'],time.perf_counter()-start)
 
 # %% ../nbs/31_substitution.ipynb #2e44779b
 def substituted_table(
@@ -162,15 +178,20 @@ def substituted_table(
     groups=class_set(44), target:int=295, method:str='free', seed:int=0, workers:int=2, # as in `populate`
 )->tuple: # `CrystalTable` of the new crystals, (m,) row of each one's parent, dict of populations and counts
     "Substituted crystals, made once"
-    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); state = folder/'substitution.json'; digest = hashlib.sha256(np.asarray(rows,np.int64).tobytes()).hexdigest()[:16]
-    asked = dict(data_hash=data_hash(table.path),rows=digest,groups=[int(g) for g in groups],target=target,method=method,seed=seed)
+    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); state = folder/'substitution.json'
+    digest = hashlib.sha256(np.asarray(rows,np.int64).tobytes()).hexdigest()[:16]
+    asked = dict(data_hash=data_hash(table.path),rows=digest,groups=[int(g) for g in groups],target=target,
+                 method=method,seed=seed)
     if not state.exists():
         made = populate(table,rows,groups,target,method,seed,workers)
-        if not len(made): raise CrystalError(f'no crystal could be substituted: all groups have {target} or none has a parent; raise the target or give other groups')
+        if not len(made):
+            raise CrystalError(f'no crystal could be substituted: all groups have {target} or none has a parent; raise the target or give other groups')
         write_crystals(folder/'crystals.parquet',made.rows); np.save(folder/'parents.npy',made.parents)
-        write_json(state,dict(asked=asked,before=made.before,after=made.after,made=len(made),tried=made.tried,changed=made.changed,repeated=made.repeated,seconds=made.seconds))
+        write_json(state,dict(asked=asked,before=made.before,after=made.after,made=len(made),tried=made.tried,
+                              changed=made.changed,repeated=made.repeated,seconds=made.seconds))
     facts = json.loads(state.read_text())
-    if facts['asked']!=asked: raise CacheError(f'{folder} holds crystals that were substituted otherwise; delete the folder or name another')
+    if facts['asked']!=asked:
+        raise CacheError(f'{folder} holds crystals that were substituted otherwise; delete the folder or name another')
     return CrystalTable(folder/'crystals.parquet'),np.load(folder/'parents.npy'),facts
 
 # %% ../nbs/31_substitution.ipynb #be1c690d
@@ -182,7 +203,8 @@ def extra_crystals(
     trunk=None,               # `Trained`: features of its trunk are wanted, not patterns
 )->tuple: # patterns (m, beams, P, P) uint8 memory-mapped, or features (m, ...) float16; space groups (m,); row of each one's parent (m,)
     "Substituted crystals for a training, or go on making them"
-    made,parents,_ = substituted_table(table,rows,folder,groups,target,method,seed,workers); every = np.arange(len(made))
+    made,parents,_ = substituted_table(table,rows,folder,groups,target,method,seed,workers)
+    every = np.arange(len(made))
     if trunk is None: cache = cache_patterns(made,every,recipe,Path(folder)/'patterns',workers)
     else: cache = cache_features(made,every,trunk,Path(folder)/'features',workers)
     images,labels,_ = open_cache(cache); good = labels>0

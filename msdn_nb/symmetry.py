@@ -97,9 +97,11 @@ def is_absent(
 
 # %% ../nbs/00_symmetry.ipynb #c5fd6aed
 _ROWS = dict(h=(1,0,0), k=(0,1,0), l=(0,0,1))
-_ZONES = {'hkl': _ROWS, '0kl': dict(k=(0,1,0), l=(0,0,1)), 'h0l': dict(h=(1,0,0), l=(0,0,1)), 'hk0': dict(h=(1,0,0), k=(0,1,0)),
-          'hhl': dict(h=(1,1,0), l=(0,0,1)), 'h00': dict(h=(1,0,0)), '0k0': dict(k=(0,1,0)), '00l': dict(l=(0,0,1))}
-_HEXAGONAL_ZONES = {'hkil': _ROWS, 'h-h0l': dict(h=(1,-1,0), l=(0,0,1)), 'hh-2hl': dict(h=(1,1,0), l=(0,0,1)), '000l': dict(l=(0,0,1))}
+_ZONES = {'hkl': _ROWS, '0kl': dict(k=(0,1,0), l=(0,0,1)), 'h0l': dict(h=(1,0,0), l=(0,0,1)),
+          'hk0': dict(h=(1,0,0), k=(0,1,0)), 'hhl': dict(h=(1,1,0), l=(0,0,1)), 'h00': dict(h=(1,0,0)),
+          '0k0': dict(k=(0,1,0)), '00l': dict(l=(0,0,1))}
+_HEXAGONAL_ZONES = {'hkil': _ROWS, 'h-h0l': dict(h=(1,-1,0), l=(0,0,1)), 'hh-2hl': dict(h=(1,1,0), l=(0,0,1)),
+                    '000l': dict(l=(0,0,1))}
 
 @dataclass(frozen=True)
 class ReflectionCondition:
@@ -110,7 +112,8 @@ class ReflectionCondition:
         "As the International Tables print it, such as `h0l: h+l=2n`"
         parts = []
         for coefficients, divisor in self.sums:
-            terms = ''.join(f"{'-' if c < 0 else '+'}{abs(c) if abs(c) > 1 else ''}{x}" for c, x in zip(coefficients, 'hkl') if c)
+            terms = ''.join(f"{'-' if c < 0 else '+'}{abs(c) if abs(c) > 1 else ''}{x}"
+                            for c, x in zip(coefficients, 'hkl') if c)
             parts.append(f"{terms.removeprefix('+')}={divisor}n")
         return f"{self.zone}: {', '.join(parts)}"
     __repr__ = __str__
@@ -178,7 +181,10 @@ def _conditions(number):
         if any(len(z) == size for z in inside): continue     # equivalent to an earlier zone
         implied = _closure(set().union(*(_demands(zone, rotations, shifts, z) for z in inside)), size)
         sums = [_as_sum(d) for d in _simplest(_closure(_demands(zone, rotations, shifts), size), implied, size)]
-        if sums: found.append(ReflectionCondition(name, tuple((tuple(dict(zip(rows, c)).get(x, 0) for x in 'hkl'), n) for c, n in sums)))
+        if sums:
+            found.append(ReflectionCondition(name,
+                                             tuple((tuple(dict(zip(rows, c)).get(x, 0) for x in 'hkl'), n)
+                                                   for c, n in sums)))
         turned.append(zone[None] if size == 3 else np.unique(zone @ rotations, axis=0))
     return tuple(found)
 
@@ -208,7 +214,8 @@ def plot_layer(
     ax.scatter(*hkl[~absent][:, [right, up]].T, s=28, color='#1f4e79')
     ax.scatter(*hkl[absent][:, [right, up]].T, s=14, color='#c8a08c', marker='x', linewidth=.9)
     ticks = range(-size + size % 2, size + 1, 2)
-    ax.set(xlabel='hkl'[right], ylabel='hkl'[up], aspect='equal', xticks=ticks, yticks=ticks, title=f'{space_group} {symbol(space_group)}: {layer}')
+    ax.set(xlabel='hkl'[right], ylabel='hkl'[up], aspect='equal', xticks=ticks, yticks=ticks,
+           title=f'{space_group} {symbol(space_group)}: {layer}')
     return ax
 
 # %% ../nbs/00_symmetry.ipynb #0c20c1a8
@@ -233,7 +240,8 @@ def _signature(number, axes='fixed', size=6):
 def check_axes(
     axes:str # 'fixed' or 'free'
 )->str:      # the same
-    if axes not in ('fixed', 'free'): raise SpaceGroupError(f"axes {axes!r}: give 'fixed' (settings of the International Tables) or 'free'")
+    if axes not in ('fixed', 'free'):
+        raise SpaceGroupError(f"axes {axes!r}: give 'fixed' (settings of the International Tables) or 'free'")
     return axes
 
 @lru_cache(maxsize=None)
@@ -286,9 +294,9 @@ def population():
     return MappingProxyType({n: stored['counts'].get(str(n), 0) for n in range(1, 231)})
 
 # %% ../nbs/00_symmetry.ipynb #5857032d
-GROUPS_72 = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 25, 29, 31, 33, 36, 38, 44, 47, 55, 57, 58, 59, 60, 61, 62, 63, 64, 65, 70,
-             71, 74, 82, 87, 88, 107, 115, 122, 123, 127, 129, 136, 139, 140, 141, 146, 148, 156, 160, 164, 166, 173, 176, 186, 187, 189,
-             191, 193, 194, 198, 205, 216, 221, 223, 225, 227, 229, 230)
+GROUPS_72 = (1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 19, 25, 29, 31, 33, 36, 38, 44, 47, 55, 57, 58, 59, 60, 61,
+             62, 63, 64, 65, 70, 71, 74, 82, 87, 88, 107, 115, 122, 123, 127, 129, 136, 139, 140, 141, 146, 148, 156,
+             160, 164, 166, 173, 176, 186, 187, 189, 191, 193, 194, 198, 205, 216, 221, 223, 225, 227, 229, 230)
 
 # %% ../nbs/00_symmetry.ipynb #028ee6ff
 CLASS_SETS = (8, 20, 49, 72, 44, 116, 230)
@@ -314,9 +322,11 @@ def ceiling(
     axes:str='fixed'   # as in `diffraction_class`
 )->tuple: # k shares, 0..1: top-1 to top-k
     "The best top-1..k accuracy of a method that knows the diffraction class and the prior, and nothing else"
-    classes = [sorted((float(1 if prior is None else prior[n]) for n in members), reverse=True) for members in diffraction_classes(groups, axes)]
+    classes = [sorted((float(1 if prior is None else prior[n]) for n in members), reverse=True)
+               for members in diffraction_classes(groups, axes)]
     total = sum(map(sum, classes))
-    if not total > 0: raise SpaceGroupError('no weight on any of the groups: give at least one group and a prior that is positive somewhere')
+    if not total > 0:
+        raise SpaceGroupError('no weight on any of the groups: give at least one group and a prior that is positive somewhere')
     return tuple(sum(sum(weights[:i]) for weights in classes)/total for i in range(1, k + 1))
 
 # %% ../nbs/00_symmetry.ipynb #fa77dc45
@@ -337,11 +347,14 @@ def plot_diffraction_classes(
             for i, n in enumerate(members):
                 depth = np.clip((np.log10(population()[n] + 1) - 1)/3.3, 0, 1)
                 ax.add_patch(plt.Rectangle((x + i, y), 1, .8, color=plt.cm.Blues(depth), lw=0))
-                ax.text(x + i + .5, y + .4, str(n), ha='center', va='center', fontsize=8, color='white' if depth > .6 else 'black')
+                ax.text(x + i + .5, y + .4, str(n), ha='center', va='center', fontsize=8,
+                        color='white' if depth > .6 else 'black')
             joined = len(members) > 1
-            ax.add_patch(plt.Rectangle((x, y), len(members), .8, fill=False, ec='#c0392b' if joined else '0.6', lw=1.8 if joined else .6))
+            ax.add_patch(plt.Rectangle((x, y), len(members), .8, fill=False, ec='#c0392b' if joined else '0.6',
+                                       lw=1.8 if joined else .6))
             x += len(members) + .25
-    ax.set(xlim=(-.1, max(sum(map(len, row)) + .25*len(row) for row in rows.values())), ylim=(len(rows), -.15), yticks=np.arange(len(rows)) + .4, yticklabels=rows, xticks=[])
+    ax.set(xlim=(-.1, max(sum(map(len, row)) + .25*len(row) for row in rows.values())), ylim=(len(rows), -.15),
+           yticks=np.arange(len(rows)) + .4, yticklabels=rows, xticks=[])
     ax.spines[:].set_visible(False); ax.tick_params(length=0)
     return ax
 
@@ -368,7 +381,8 @@ class SpaceGroup:
     @property
     def diffraction_symbol(self): "Laue class and reflection conditions"; return diffraction_symbol(self.number)
     @property
-    def inseparable(self): "Other groups of the diffraction class, of all 230, axes fixed"; return inseparable(self.number)
+    def inseparable(self):
+        "Other groups of the diffraction class, of all 230, axes fixed"; return inseparable(self.number)
 
 # %% ../nbs/00_symmetry.ipynb #6b39a553
 def _space_group_markdown(self):
@@ -376,7 +390,8 @@ def _space_group_markdown(self):
     twins = ', '.join(f'{n} {symbol(n)}' for n in self.inseparable) or 'none'
     rows = {'crystal system': self.crystal_system, 'point group, Laue class': f'{self.point_group}, {self.laue_class}',
             'inversion centre': 'yes' if self.is_centrosymmetric else 'no',
-            'reflection conditions': '; '.join(map(str, self.reflection_conditions)) or 'none', 'diffraction alike': twins}
+            'reflection conditions': '; '.join(map(str, self.reflection_conditions)) or 'none',
+            'diffraction alike': twins}
     head = f'| space group {self.number} | {self.symbol} |\n|---|---|\n'
     return head + '\n'.join(f'| {name} | {value} |' for name, value in rows.items())
 

@@ -72,7 +72,8 @@ _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
 RECIPES = {r.name:r for r in [
     Recipe('msdn-72',disturb=Disturbance()),
     *[_head(f'msdn-{n}',classes=class_set(n)) for n in (8,20,49,116)],
-    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',shaping=dict(threshold=50,factor=1.7),size=224,
+    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',shaping=dict(threshold=50,factor=1.7),
+           size=224,
            lr=1e-5,schedule='flat',weight_decay=1e-7,decoupled=False,label_smoothing=0.,epochs=100)]}
 
 # %% ../nbs/30_training.ipynb #2989b8ca
@@ -81,7 +82,8 @@ def recipe_from_dict(
 )->Recipe:
     "Rebuild a `Recipe` from plain values."
     disturb = {k:tuple(v) if isinstance(v,list) else v for k,v in (d.get('disturb') or {}).items()}
-    return Recipe(**{**d,'classes':tuple(d['classes']),'setup':setup_from_dict(d['setup']),'disturb':Disturbance(**disturb) if disturb else None})
+    return Recipe(**{**d,'classes':tuple(d['classes']),'setup':setup_from_dict(d['setup']),
+                     'disturb':Disturbance(**disturb) if disturb else None})
 
 # %% ../nbs/30_training.ipynb #60f41228
 def pattern_images(
@@ -115,7 +117,8 @@ def speckle(
     random=None,     # torch Generator
 )->tuple: # real and imaginary part (n, beams, P, P)
     "The amplitude of diffuse scattering."
-    d = setup.detector; P,beams,step = d.pixels,len(setup.axes),2*d.field_of_view/d.pixels; apart = step*(torch.arange(P)[:,None]-torch.arange(P))
+    d = setup.detector; P,beams,step = d.pixels,len(setup.axes),2*d.field_of_view/d.pixels
+    apart = step*(torch.arange(P)[:,None]-torch.arange(P))
     grain = torch.exp(-2*torch.pi**2*setup.crystallite.size**2/12*apart**2); grain = grain/grain.norm(dim=0) # (P, P): neighbouring pixels share their noise
     z = grain.T@torch.randn(2,n,beams,P,P,generator=random)@grain
     q2 = d.scattering_vectors(setup.beam).pow(2).sum(-1).float()
@@ -128,14 +131,17 @@ def disturbed(
     random=None,    # torch Generator
 )->torch.Tensor: # uint8 (n, beams, P, P); a share of them as they were
     "Patterns with diffuse scattering, halo and counting noise."
-    d,n = recipe.disturb,len(images); hit = (torch.rand(n,generator=random)<d.share).nonzero()[:,0]; u = torch.as_tensor(images); m = len(hit)
+    d,n = recipe.disturb,len(images); hit = (torch.rand(n,generator=random)<d.share).nonzero()[:,0]
+    u = torch.as_tensor(images); m = len(hit)
     if not m: return u
     chance = lambda p: (torch.rand(m,1,1,1,generator=random)<p).float()
     x = u[hit].float()/255; x = torch.where(x>0,10**(recipe.decades*(x-1)),x) if recipe.scale=='log' else x
-    re,im = speckle(m,recipe.setup,_drawn(d.diffuse,m,random)*chance(d.diffuse_chance),_drawn(d.fall,m,random),random); x = (x.sqrt()+re)**2+im**2
+    re,im = speckle(m,recipe.setup,_drawn(d.diffuse,m,random)*chance(d.diffuse_chance),_drawn(d.fall,m,random),random)
+    x = (x.sqrt()+re)**2+im**2
     q2 = recipe.setup.detector.scattering_vectors(recipe.setup.beam).pow(2).sum(-1).float()
     x = x+_drawn(d.halo,m,random)*chance(d.halo_chance)*torch.exp(-q2/(2*_drawn(d.width,m,random)**2))
-    x = (x+(x/_drawn(d.counts,m,random)).sqrt()*torch.randn(x.shape,generator=random)*chance(d.counts_chance)).clamp(min=0)
+    x = (x+(x/_drawn(d.counts,m,random)).sqrt()*torch.randn(x.shape,
+                                                            generator=random)*chance(d.counts_chance)).clamp(min=0)
     out = u.clone(); out[hit] = to_uint8(x,recipe.scale,recipe.decades); return out
 
 # %% ../nbs/30_training.ipynb #9674ff0f
@@ -143,8 +149,8 @@ class CacheError(ValueError): "A cache of patterns that does not fit."
 
 def _cache_card(table, rows, recipe, **more):
     "What a cache depends on, as plain data."
-    return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),setup=asdict(recipe.setup),
-                scale=recipe.scale,decades=recipe.decades,symprec=recipe.symprec,**more)
+    return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),
+                setup=asdict(recipe.setup), scale=recipe.scale,decades=recipe.decades,symprec=recipe.symprec,**more)
 
 # %% ../nbs/30_training.ipynb #416c6f99
 def fill_chunk(job):
@@ -192,7 +198,8 @@ def _start_cache(folder, card, name, dtype, shape, rows):
     state = folder/'cache.json'; folder.mkdir(parents=True,exist_ok=True)
     if state.exists():
         old = json.loads(state.read_text()); done = old.pop('done')
-        if old!=json.loads(json.dumps(card)): raise CacheError(f'{folder} holds {name} of another recipe or table; delete the folder or name another')
+        if old!=json.loads(json.dumps(card)):
+            raise CacheError(f'{folder} holds {name} of another recipe or table; delete the folder or name another')
         return done
     np.save(folder/'rows.npy',rows)
     np.lib.format.open_memmap(folder/f'{name}.npy','w+',dtype,(len(rows),*shape)).flush()
@@ -221,15 +228,18 @@ def cache_patterns(
 )->Path:
     "Fill a cache of patterns, or go on filling it."
     rows,P = np.asarray(rows),recipe.setup.detector.pixels
-    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,_cache_card(table,rows,recipe),'patterns',np.uint8,(len(recipe.setup.axes),P,P),lambda x:x)
+    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,_cache_card(table,rows,recipe),'patterns',np.uint8,
+                       (len(recipe.setup.axes),P,P),lambda x:x)
 
 # %% ../nbs/30_training.ipynb #31531d96
 def open_cache(
     folder, # a cache of patterns, or of features
 )->tuple: # patterns (n, beams, P, P) uint8 or features (n, ...) float16, memory-mapped; space groups (n,), rows (n,)
     "What a finished cache holds, with space groups and table rows."
-    folder = Path(folder); state = json.loads((folder/'cache.json').read_text()) if (folder/'cache.json').exists() else None
-    if state is None or state['done']<state['rows']: raise CacheError(f'{folder}: no finished cache of patterns; run cache_patterns first')
+    folder = Path(folder)
+    state = json.loads((folder/'cache.json').read_text()) if (folder/'cache.json').exists() else None
+    if state is None or state['done']<state['rows']:
+        raise CacheError(f'{folder}: no finished cache of patterns; run cache_patterns first')
     kept = next(folder/f for f in ('patterns.npy','features.npy') if (folder/f).exists())
     return np.load(kept,mmap_mode='r'),np.load(folder/'space_groups.npy'),np.load(folder/'rows.npy')
 
@@ -245,13 +255,19 @@ def data_block(
     class Grey(Transform):
         "Bytes to the network's input, a batch at a time."
         order = 100
-        def encodes(self, x:TensorBase): return network_input(x.as_subclass(torch.Tensor),recipe) if x.dtype==torch.uint8 else x.float() if x.dtype==torch.float16 else x
+        def encodes(self, x:TensorBase):
+            return (network_input(x.as_subclass(torch.Tensor),recipe) if x.dtype==torch.uint8 else x.float()
+                    if x.dtype==torch.float16 else x)
     class Disturb(Transform):
         "Disturb training patterns only."
         order,split_idx = 99,0
-        def encodes(self, x:TensorBase): return TensorBase(disturbed(x.as_subclass(torch.Tensor).cpu(),recipe)).to(x.device) if recipe.disturb and x.dtype==torch.uint8 else x
-    return DataBlock(blocks=(TransformBlock(batch_tfms=[Disturb,Grey]),CategoryBlock(vocab=list(recipe.classes),sort=False)),
-        get_x=lambda i: TensorBase(torch.from_numpy(np.array(images[i]))), get_y=lambda i: int(space_groups[i]), splitter=IndexSplitter(valid))
+        def encodes(self, x:TensorBase):
+            return (TensorBase(disturbed(x.as_subclass(torch.Tensor).cpu(),recipe)).to(x.device) if recipe.disturb
+                    and x.dtype==torch.uint8 else x)
+    return DataBlock(blocks=(TransformBlock(batch_tfms=[Disturb,Grey]),
+                             CategoryBlock(vocab=list(recipe.classes),sort=False)),
+                     get_x=lambda i: TensorBase(torch.from_numpy(np.array(images[i]))),
+                     get_y=lambda i: int(space_groups[i]), splitter=IndexSplitter(valid))
 
 # %% ../nbs/30_training.ipynb #4f5565a9
 def data_loaders(
@@ -297,9 +313,12 @@ def checkpoint_callback(
         order,done = 60,False
         def after_validate(self): self.done = True
         def after_epoch(self):
-            if not self.done or team()[0]: return # an epoch skipped on the way to the checkpoint's, or another process writes
+            # an epoch skipped on the way to the checkpoint's, or another process writes
+            if not self.done or team()[0]: return
             part = Path(f'{path}.part'); self.done = False
-            torch.save(dict(model=self.learn.model.state_dict(),opt=_plain(self.opt.state_dict()),epoch=self.epoch+1),part); os.replace(part,path)
+            torch.save(dict(model=self.learn.model.state_dict(),opt=_plain(self.opt.state_dict()),epoch=self.epoch+1),
+                       part)
+            os.replace(part,path)
             head = '' if log.exists() else ','.join(self.recorder.metric_names)+'\n'
             with log.open('a') as f: f.write(head+','.join(map(str,self.recorder.log))+'\n')
     return Checkpoint()
@@ -346,28 +365,34 @@ def average_callback():
             if n>1: [torch.distributed.broadcast(t,0) for t in self.learn.model.state_dict().values()]
         def before_step(self):
             if n<2: return
-            grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]; flat = torch.cat([g.flatten() for g in grads]); torch.distributed.all_reduce(flat)
+            grads = [p.grad for p in self.learn.model.parameters() if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in grads]); torch.distributed.all_reduce(flat)
             for g,part in zip(grads,flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g)/n)
     return Average()
 
 # %% ../nbs/30_training.ipynb #08c2cd4c
-def _of_beams(network, n_classes, pixels, n_beams, **more): return network(n_classes,n_beams,**more) if network is MSDN else network(n_classes,pixels,n_beams,**more)
+def _of_beams(network, n_classes, pixels, n_beams, **more):
+    return network(n_classes,n_beams,**more) if network is MSDN else network(n_classes,pixels,n_beams,**more)
 
 ARCHITECTURES = dict(MSDN=partial(_of_beams,MSDN),FoldNet=partial(_of_beams,FoldNet)) # name -> function of classes, pixels, beams and `model_args`
-for _name,_network in BASELINES.items(): ARCHITECTURES[_name] = lambda n_classes,pixels,n_beams,network=_network,**more: network(n_classes,pixels,**more)
+for _name,_network in BASELINES.items():
+    ARCHITECTURES[_name] = lambda n_classes,pixels,n_beams,network=_network,**more: network(n_classes,pixels,**more)
 
 def build_model(
     recipe:Recipe,
 )->torch.nn.Module:
     "The untrained network of a recipe."
-    if recipe.architecture not in ARCHITECTURES: raise ValueError(f'{recipe.architecture}: no such network; there are {", ".join(ARCHITECTURES)}')
-    return ARCHITECTURES[recipe.architecture](len(recipe.classes),recipe.size or recipe.setup.detector.pixels,len(recipe.setup.axes),**recipe.model_args)
+    if recipe.architecture not in ARCHITECTURES:
+        raise ValueError(f'{recipe.architecture}: no such network; there are {", ".join(ARCHITECTURES)}')
+    return ARCHITECTURES[recipe.architecture](len(recipe.classes),recipe.size or recipe.setup.detector.pixels,
+                                              len(recipe.setup.axes),**recipe.model_args)
 
 # %% ../nbs/30_training.ipynb #8461bab3
 def _top(k, logits, target):
     return (joint_logits(logits).topk(k,1).indices==target[:,None]).any(1).float().mean()
 def top_1(logits, target): "Share of right first answers."; return _top(1,logits,target)
-def top_5(logits, target): "Share of right answers among the first five."; return _top(min(5,logits.shape[-1]),logits,target)
+def top_5(logits, target):
+    "Share of right answers among the first five."; return _top(min(5,logits.shape[-1]),logits,target)
 
 def make_learner(
     dls,           # `data_loaders`
@@ -377,7 +402,8 @@ def make_learner(
 ):
     "A fastai Learner: joint loss, Adam, bfloat16, checkpoints, CSV log, early stop."
     fb,fc = learner_parts(); model = (model or build_model(recipe)).to(memory_format=torch.channels_last)
-    opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay); cbs = [autocast_callback(),checkpoint_callback(folder),average_callback()]
+    opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay)
+    cbs = [autocast_callback(),checkpoint_callback(folder),average_callback()]
     if recipe.patience: cbs.append(fc.EarlyStoppingCallback('valid_loss',patience=recipe.patience))
     return fb.Learner(dls,model,loss_func=partial(joint_loss,label_smoothing=recipe.label_smoothing),opt_func=opt,
                       metrics=[top_1,top_5],path=Path(folder),wd=recipe.weight_decay,cbs=cbs)
@@ -410,7 +436,8 @@ def take_weights(
 )->list: # names of tensors that stay fresh
     "Begin with another network's weights."
     own = model.state_dict(); fits = {k:v for k,v in state.items() if k in own and v.shape==own[k].shape}
-    if not fits: raise ValueError('none of the weights to start from fits this network: give those of the same architecture')
+    if not fits:
+        raise ValueError('none of the weights to start from fits this network: give those of the same architecture')
     both = [(i,list(known).index(c)) for i,c in enumerate(classes) if c in known]
     for k,v in own.items():
         if both and k not in fits and k in state and v.shape[1:]==state[k].shape[1:] and len(v)==len(classes) and len(state[k])==len(known):
@@ -430,7 +457,8 @@ def trunk_features(
     batch:int=64,
 )->np.ndarray: # (n, ...) float16
     "What a network's trunk makes of patterns."
-    return np.concatenate([trained.model.encode(network_input(images[i:i+batch],trained.recipe)).half().numpy() for i in range(0,len(images),batch)])
+    return np.concatenate([trained.model.encode(network_input(images[i:i+batch],trained.recipe)).half().numpy()
+                           for i in range(0,len(images),batch)])
 
 def cache_features(
     table, rows,     # as for `cache_patterns`
@@ -440,29 +468,36 @@ def cache_features(
     chunk:int=256,   # rows at a time
 )->Path:
     "Fill a cache of features, or go on filling it."
-    rows,recipe = np.asarray(rows),trained.recipe; P = recipe.setup.detector.pixels; shape = trunk_features(trained,np.zeros((1,len(recipe.setup.axes),P,P),np.uint8)).shape[1:]
+    rows,recipe = np.asarray(rows),trained.recipe; P = recipe.setup.detector.pixels
+    shape = trunk_features(trained,np.zeros((1,len(recipe.setup.axes),P,P),np.uint8)).shape[1:]
     card = _cache_card(table,rows,recipe,trunk=trained.card['name'],commit=trained.card.get('commit'))
-    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,card,'features',np.float16,shape,partial(trunk_features,trained))
+    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,card,'features',np.float16,shape,
+                       partial(trunk_features,trained))
 
 # %% ../nbs/30_training.ipynb #676bf53d
 def _shared_cache(table, rows, recipe, folder):
     "A finished cache, if it holds these rows of this recipe."
-    kept = open_cache(folder); card = json.loads((Path(folder)/'cache.json').read_text()); wanted = json.loads(json.dumps(_cache_card(table,rows,recipe)))
-    if differs := [k for k in ('data_hash','setup','scale','decades','symprec') if card[k]!=wanted[k]]: raise CacheError(f'{folder} holds patterns of another {", ".join(differs)}; fill one for {recipe.name} with cache_patterns')
-    if missing := len(np.setdiff1d(rows,kept[2])): raise CacheError(f'{folder} lacks {missing} of the {len(rows)} rows asked for; fill one with cache_patterns')
+    kept = open_cache(folder); card = json.loads((Path(folder)/'cache.json').read_text())
+    wanted = json.loads(json.dumps(_cache_card(table,rows,recipe)))
+    if differs := [k for k in ('data_hash','setup','scale','decades','symprec') if card[k]!=wanted[k]]:
+        raise CacheError(f'{folder} holds patterns of another {", ".join(differs)}; fill one for {recipe.name} with cache_patterns')
+    if missing := len(np.setdiff1d(rows,kept[2])):
+        raise CacheError(f'{folder} lacks {missing} of the {len(rows)} rows asked for; fill one with cache_patterns')
     return kept
 
 class Joined:
     "Arrays one behind the other, read item by item."
     def __init__(self, *arrays): self.arrays,self.ends = arrays,np.cumsum([len(a) for a in arrays])
     def __len__(self): return int(self.ends[-1])
-    def __getitem__(self, i): k = int(np.searchsorted(self.ends,i,'right')); return self.arrays[k][i-(self.ends[k-1] if k else 0)]
+    def __getitem__(self, i):
+        k = int(np.searchsorted(self.ends,i,'right')); return self.arrays[k][i-(self.ends[k-1] if k else 0)]
 
 # %% ../nbs/30_training.ipynb #73d6acfa
 def _data(recipe, table, rows, folder, cache, workers, trunk):
     "What a training reads: inputs, space groups, rows."
     if cache is not None: return _shared_cache(table,rows,recipe,cache)
-    return open_cache(cache_features(table,rows,trunk,folder/'cache',workers) if trunk else cache_patterns(table,rows,recipe,folder/'cache',workers))
+    return open_cache(cache_features(table,rows,trunk,folder/'cache',workers) if trunk
+                      else cache_patterns(table,rows,recipe,folder/'cache',workers))
 
 def _start(recipe, trunk, start):
     "The network of a recipe, with what it begins with."
@@ -486,12 +521,17 @@ def train(
     extra=None,            # (patterns or features, space groups) to learn from besides the table
 ):
     "Cache, train, and return the fastai Learner."
-    fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
-    parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]; trunk = load_weights(recipe.base) if recipe.base else None
+    fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True)
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
+    parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]
+    trunk = load_weights(recipe.base) if recipe.base else None
     with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
     items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team()
-    if extra is not None: items[0] = np.concatenate([items[0],len(groups)+np.arange(len(extra[1]))]); images,groups = Joined(images,extra[0]),np.concatenate([groups,extra[1]])
-    fb.set_seed(seed+rank); loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
+    if extra is not None:
+        items[0] = np.concatenate([items[0],len(groups)+np.arange(len(extra[1]))])
+        images,groups = Joined(images,extra[0]),np.concatenate([groups,extra[1]])
+    fb.set_seed(seed+rank)
+    loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
@@ -515,7 +555,9 @@ def training_facts():
     return {**run_facts(),**gpu,'torch':version('torch')}
 
 # %% ../nbs/30_training.ipynb #6a68c70c
-def _bytes_of(w): scale = w.abs().amax(1,keepdim=True).float().clamp_min(1e-12)/127; return (w.float()/scale).round().to(torch.int8),scale
+def _bytes_of(w):
+    scale = w.abs().amax(1,keepdim=True).float().clamp_min(1e-12)/127
+    return (w.float()/scale).round().to(torch.int8),scale
 
 @torch.no_grad()
 def round_to_bytes(
@@ -527,13 +569,15 @@ def round_to_bytes(
 
 def _stored(state, dtype, in_bytes=()):
     "Tensors as they are written: halves, or bytes and scales"
-    out = {k:v.detach().cpu().to(dtype).contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items() if k not in in_bytes}
+    out = {k:v.detach().cpu().to(dtype).contiguous() if v.is_floating_point() else v.cpu() for k,v in state.items()
+           if k not in in_bytes}
     for k in in_bytes: out[f'{k}.bytes'],out[f'{k}.scale'] = _bytes_of(state[k].detach().cpu())
     return out
 
 def _restored(state):
     "Tensors as a network takes them"
-    own = lambda k,v: v.float()*state[k.removesuffix('bytes')+'scale'] if k.endswith('.bytes') else (v.float() if v.is_floating_point() else v)
+    own = lambda k,v: v.float()*state[k.removesuffix('bytes')+'scale'] if k.endswith('.bytes') else (v.float()
+        if v.is_floating_point() else v)
     return {k.removesuffix('.bytes'):own(k,v) for k,v in state.items() if not k.endswith('.scale')}
 
 # %% ../nbs/30_training.ipynb #4bc8cbfc
@@ -548,10 +592,14 @@ def write_weights(
 )->Path:
     "Write NAME.safetensors and NAME.json, each beside its place and then renamed."
     from safetensors.torch import load_file, save
-    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{name}.safetensors'; part = path.with_suffix('.part')
+    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{name}.safetensors'
+    part = path.with_suffix('.part')
     state,shared = _stored(model.state_dict(),dtype,in_bytes),load_file(base) if base else {}
-    part.write_bytes(save({k:v for k,v in state.items() if k not in shared or not torch.equal(v,shared[k])})); os.replace(part,path)
-    write_json(path.with_suffix('.json'),dict(name=name,parameters=sum(p.numel() for p in model.parameters()),**{**training_facts(),**card})); return path
+    part.write_bytes(save({k:v for k,v in state.items() if k not in shared or not torch.equal(v,shared[k])}))
+    os.replace(part,path)
+    write_json(path.with_suffix('.json'),dict(name=name,parameters=sum(p.numel() for p in model.parameters()),
+                                              **{**training_facts(),**card}))
+    return path
 
 def save_weights(
     model,         # trained network
@@ -562,7 +610,8 @@ def save_weights(
 )->Path:
     "Keep a network of a recipe."
     base = getattr(recipe,'base',None)
-    return write_weights(model,recipe.name,folder,weights_path(base) if base else None,dtype,recipe=asdict(recipe),**card)
+    return write_weights(model,recipe.name,folder,weights_path(base) if base else None,dtype,recipe=asdict(recipe),
+                         **card)
 
 # %% ../nbs/30_training.ipynb #ba12d2d0
 @dataclass(frozen=True)
@@ -581,15 +630,19 @@ def shipped_weights(
     return sorted(p.stem for p in WEIGHTS.glob('*.safetensors') if kind is None or weights_kind(p)==kind)
 
 # %% ../nbs/30_training.ipynb #e89232fe
-KINDS = dict(images='msdn_nb.training.load_weights',powder='msdn_nb.powder_model.load_powder',laws='msdn_nb.powder_network.load_law',reader='msdn_nb.indexing.load_reader') # what loads which weights
+# what loads which weights
+KINDS = dict(images='msdn_nb.training.load_weights',powder='msdn_nb.powder_model.load_powder',
+             laws='msdn_nb.powder_network.load_law',reader='msdn_nb.indexing.load_reader')
 
 def weights_path(
     name, # a shipped name, or the path of a .safetensors file
 )->Path:
     "The file of weights; its card must lie beside it."
     path = Path(name) if str(name).endswith('.safetensors') else WEIGHTS/f'{name}.safetensors'
-    if not path.exists(): raise WeightsError(f'{name}: no such weights; shipped are {", ".join(shipped_weights()) or "none"}, or give the path of a .safetensors file')
-    if not path.with_suffix('.json').exists(): raise WeightsError(f'{path}: its card {path.with_suffix(".json").name} is missing; keep the two files together')
+    if not path.exists():
+        raise WeightsError(f'{name}: no such weights; shipped are {", ".join(shipped_weights()) or "none"}, or give the path of a .safetensors file')
+    if not path.with_suffix('.json').exists():
+        raise WeightsError(f'{path}: its card {path.with_suffix(".json").name} is missing; keep the two files together')
     return path
 
 def weights_kind(
@@ -597,8 +650,11 @@ def weights_kind(
 )->str: # a key of `KINDS`
     "What a network reads, as its card says."
     path = weights_path(name)
-    try: card = json.loads(path.with_suffix('.json').read_text()); return card.get('kind','laws' if 'grid' in card['recipe'] else 'images')
-    except (ValueError,KeyError,TypeError,AttributeError,OSError) as e: raise WeightsError(f'{path}: its card is damaged ({str(e).splitlines()[0]}); fetch them again') from e
+    try:
+        card = json.loads(path.with_suffix('.json').read_text())
+        return card.get('kind','laws' if 'grid' in card['recipe'] else 'images')
+    except (ValueError,KeyError,TypeError,AttributeError,OSError) as e:
+        raise WeightsError(f'{path}: its card is damaged ({str(e).splitlines()[0]}); fetch them again') from e
 
 # %% ../nbs/30_training.ipynb #cb55cf78
 def read_weights(
@@ -610,9 +666,11 @@ def read_weights(
     from safetensors.torch import load_file
     from safetensors import SafetensorError
     path = weights_path(name); found = weights_kind(path)
-    if found!=kind: raise WeightsError(f'{name}: these weights are loaded by {KINDS.get(found,"a later version of this package")}')
+    if found!=kind:
+        raise WeightsError(f'{name}: these weights are loaded by {KINDS.get(found,"a later version of this package")}')
     try:
-        card = json.loads(path.with_suffix('.json').read_text()); recipe,model = build(card); base = getattr(recipe,'base',None)
+        card = json.loads(path.with_suffix('.json').read_text()); recipe,model = build(card)
+        base = getattr(recipe,'base',None)
         state = {**load_file(_base_path(path,base)),**load_file(path)} if base else load_file(path)
         model.load_state_dict(_restored(state))
     except (SafetensorError,RuntimeError,KeyError,TypeError,ValueError,OSError) as e:
@@ -638,7 +696,8 @@ def split_of(
 )->tuple: # ascending rows: training, validation, test
     "The rows that a network learned from, was watched by, and was judged by."
     known = trained.card.get('data',{})
-    if strict and known.get('data_hash')!=data_hash(table.path): raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that one, or no crystal can be called new')
+    if strict and known.get('data_hash')!=data_hash(table.path):
+        raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that one, or no crystal can be called new')
     return split_rows(table,trained.recipe,known.get('seed',0))
 
 # %% ../nbs/30_training.ipynb #d20c40dc
@@ -664,7 +723,8 @@ def probabilities(
     if mc: torch.manual_seed(seed); switch_dropout(model,True)
     try:
         for x in batches:
-            f = model.encode(x.to(device)); passes = torch.stack([(logits(model.decide(f)).float()/temperature).softmax(1) for _ in range(mc or 1)])
+            f = model.encode(x.to(device))
+            passes = torch.stack([(logits(model.decide(f)).float()/temperature).softmax(1) for _ in range(mc or 1)])
             outs.append((passes.mean(0).cpu(),passes.std(0,correction=0).cpu()))
     finally: switch_dropout(model,False)
     return tuple(torch.cat(o).numpy() for o in zip(*outs))
@@ -689,5 +749,7 @@ def fit_temperature(
     "The temperature that makes probabilities honest on average."
     logits,target = torch.as_tensor(logits).float(),torch.as_tensor(target); log_t = torch.zeros(1,requires_grad=True)
     opt = torch.optim.LBFGS([log_t],max_iter=60,line_search_fn='strong_wolfe')
-    def closure(): opt.zero_grad(); loss = torch.nn.functional.cross_entropy(logits/log_t.exp(),target); loss.backward(); return loss.detach()
+    def closure():
+        opt.zero_grad(); loss = torch.nn.functional.cross_entropy(logits/log_t.exp(),target); loss.backward()
+        return loss.detach()
     opt.step(closure); return float(log_t.detach().exp())

@@ -28,7 +28,8 @@ PAGE = ('import sys; from fastcore.nbio import read_nb; from nbdev.processors im
         'FilterDefaults()(read_nb(sys.argv[1]))')
 TIME_LIMIT = 900  # seconds for one notebook
 BIN = Path(sys.executable).parent
-ENV = {**os.environ, 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}", 'MPLBACKEND': 'Agg', 'PYTHONDONTWRITEBYTECODE': '1'}
+ENV = {**os.environ, 'PATH': f"{BIN}{os.pathsep}{os.environ['PATH']}", 'MPLBACKEND': 'Agg',
+       'PYTHONDONTWRITEBYTECODE': '1'}
 for threads in 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS': ENV.setdefault(threads, '1')
 
 
@@ -48,7 +49,8 @@ def call(command, cwd=ROOT, timeout=None):
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except subprocess.TimeoutExpired as error:
         output = error.stdout or ''
-        return 124, (output if isinstance(output, str) else output.decode(errors='replace'))+f'\nstopped after {timeout} s'
+        return (124, (output if isinstance(output, str)
+                      else output.decode(errors='replace'))+f'\nstopped after {timeout} s')
     return done.returncode, done.stdout
 
 
@@ -58,8 +60,9 @@ def shown_difference(before, after, limit=40):
     for name in sorted({*before, *after}):
         old, new = before.get(name, b''), after.get(name, b'')
         if old == new: continue
-        lines = list(difflib.unified_diff(old.decode(errors='replace').splitlines(), new.decode(errors='replace').splitlines(),
-                                          name, f'{name}, written anew', n=1, lineterm=''))
+        lines = list(difflib.unified_diff(old.decode(errors='replace').splitlines(),
+                                          new.decode(errors='replace').splitlines(), name, f'{name}, written anew', n=1,
+                                          lineterm=''))
         shown += [line[:200] for line in lines[:limit]] + (['...'] if len(lines) > limit else [])
     return '\n'.join(shown)
 
@@ -97,7 +100,8 @@ def page(notebook):
     "What keeps nbdev from making one notebook's page, or nothing. It runs exported cells and cells that import, alone."
     problems = [*flagged_imports(notebook)]
     code, output = call([sys.executable, '-c', PAGE, notebook], timeout=TIME_LIMIT)
-    if code: problems.append('a cell that imports holds code that needs other cells: import in a cell of its own\n'+output[output.rfind('Exception:'):])
+    if code:
+        problems.append('a cell that imports holds code that needs other cells: import in a cell of its own\n'+output[output.rfind('Exception:'):])
     return '\n'.join(f'{notebook.relative_to(ROOT)}: {p}' for p in problems)
 
 
@@ -112,10 +116,12 @@ def pytest_counts():
     "Passed, failed and skipped tests, from pytest's own report."
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder)/'report.xml'
-        code = subprocess.call([sys.executable, '-m', 'pytest', f'--junitxml={report}', '-p', 'no:cacheprovider'], cwd=ROOT, env=ENV)
+        code = subprocess.call([sys.executable, '-m', 'pytest', f'--junitxml={report}', '-p', 'no:cacheprovider'],
+                               cwd=ROOT, env=ENV)
         if not report.exists(): return 0, 1, 0
         suites = list(ET.parse(report).getroot().iter('testsuite'))
-    total, failed, errors, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ('tests', 'failures', 'errors', 'skipped'))
+    total, failed, errors, skipped = (sum(int(s.get(k, 0)) for s in suites)
+                                      for k in ('tests', 'failures', 'errors', 'skipped'))
     bad = failed+errors
     if code not in (0, 5) and not bad: bad, total = 1, total+1
     return total-bad-skipped, bad, skipped
@@ -128,10 +134,12 @@ class Count:
     def add(self, name, problem, seconds=None):
         self.failed += bool(problem)
         self.passed += not problem
-        print(f"{'FAILED' if problem else 'passed'}  {name}"+('' if seconds is None else f' ({seconds:.1f} s)'), flush=True)
+        print(f"{'FAILED' if problem else 'passed'}  {name}"+('' if seconds is None else f' ({seconds:.1f} s)'),
+              flush=True)
         if problem: print('\n'.join('    '+line for line in problem.strip().splitlines()[-60:]), flush=True)
 
-    def line(self): return f'{self.passed} passed, {self.failed} failed'+(f', {self.skipped} skipped' if self.skipped else '')
+    def line(self):
+        return f'{self.passed} passed, {self.failed} failed'+(f', {self.skipped} skipped' if self.skipped else '')
 
 
 def main():
@@ -140,13 +148,15 @@ def main():
     parser.add_argument('--only', default=','.join(STEPS), help=f"steps, comma-separated: {', '.join(STEPS)}")
     options = parser.parse_args()
     steps, count = options.only.split(','), Count()
-    if unknown := set(steps)-set(STEPS): parser.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
+    if unknown := set(steps)-set(STEPS):
+        parser.error(f"no such step: {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}")
     if 'clean' in steps: count.add('nbdev-clean changes nothing', unchanged_by(BIN/'nbdev-clean'))
     if 'export' in steps: count.add('nbdev-export changes nothing', unchanged_by(BIN/'nbdev-export'))
     if 'readme' in steps: count.add('README.md is rendered from index.ipynb', readme_drift())
     notebooks = [p for p in sorted(ROOT.glob('nbs/**/*.ipynb')) if not hidden(p.relative_to(ROOT))]
     with ThreadPoolExecutor(options.workers) as pool:
-        if 'site' in steps: count.add("nbdev makes every notebook's page", '\n'.join(filter(None, pool.map(page, notebooks))))
+        if 'site' in steps:
+            count.add("nbdev makes every notebook's page", '\n'.join(filter(None, pool.map(page, notebooks))))
         if 'notebooks' in steps:
             for path, good, seconds, output in pool.map(lessons, notebooks):
                 count.add(path.relative_to(ROOT), '' if good else output or 'no output', seconds)

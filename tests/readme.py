@@ -103,7 +103,8 @@ def run(nb):
 
 
 def difference(old, new, what):
-    return ''.join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), what, f'{what}, rendered anew', n=1))
+    return ''.join(difflib.unified_diff(old.splitlines(True), new.splitlines(True), what, f'{what}, rendered anew',
+                                        n=1))
 
 
 def check():

@@ -40,7 +40,8 @@ _atom_site_fract_z
 {atoms}
 """
 ATOMS = 'Na1 0 0 0\nCl1 0.5 0.5 0.5'
-TOY = Recipe('toy', setup=replace(DEFAULT, detector=Detector(32)), model_args=dict(widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), squeeze=8, hidden=16), epochs=1, batch_size=16)
+TOY = Recipe('toy', setup=replace(DEFAULT, detector=Detector(32)),
+             model_args=dict(widths=(8, 8, 16, 16), depths=(1, 1, 1, 1), squeeze=8, hidden=16), epochs=1, batch_size=16)
 KEYS = ['input', 'model', 'kind', 'candidates', 'crystal_systems', 'warnings']
 bounded = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -61,7 +62,8 @@ def table(tmp_path_factory):
     "Cubic crystals of three groups, 60 of each."
     rng, face = np.random.default_rng(0), np.array([[0, 0, 0], [0, .5, .5], [.5, 0, .5], [.5, .5, 0]])
     kinds = [([11, 17], [[0, 0, 0], [.5, .5, .5]]), ([29]*4, face), ([26]*2, [[0, 0, 0], [.5, .5, .5]])]
-    rows = [crystal_row(Crystal(np.eye(3)*rng.uniform(3, 6), z, np.array(x)), f'{i}-{k}') for k, (z, x) in enumerate(kinds) for i in range(60)]
+    rows = [crystal_row(Crystal(np.eye(3)*rng.uniform(3, 6), z, np.array(x)), f'{i}-{k}')
+            for k, (z, x) in enumerate(kinds) for i in range(60)]
     path = tmp_path_factory.mktemp('table')/'cubic.parquet'
     write_crystals(path, rows)
     return path
@@ -79,20 +81,23 @@ def run_json(*args):
     return code, json.loads(out), err
 
 
-def nothing_half_written(folder): assert not [p for p in Path(folder).rglob('*') if p.name.startswith('.') or '.part' in p.name or p.suffix == '.tmp']
+def nothing_half_written(folder):
+    assert not [p for p in Path(folder).rglob('*') if p.name.startswith('.') or '.part' in p.name or p.suffix == '.tmp']
 
 
 # the command itself
 
 def process(*args):
-    return subprocess.run([sys.executable, '-c', 'from msdn_nb.cli import main; main()', *map(str, args)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, '-c', 'from msdn_nb.cli import main; main()', *map(str, args)],
+                          capture_output=True, text=True)
 
 
 def test_help_comes_at_once():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = process('--help')
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0 and all(c in done.stdout for c in ('identify', 'simulate', 'data', 'train', 'evaluate', 'bench'))
+    assert (done.returncode == 0
+            and all(c in done.stdout for c in ('identify', 'simulate', 'data', 'train', 'evaluate', 'bench')))
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     code = 'import sys, msdn_nb.cli; sys.exit(bool({"torch", "pymatgen", "numpy", "ase"} & set(sys.modules)))'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
@@ -103,12 +108,16 @@ def test_process(toy, tmp_path):
     (tmp_path/'notes.txt').write_text('no structure')
     done = process('identify', SALT, tmp_path/'notes.txt', '--model', toy, '--json')
     good, bad = json.loads(done.stdout)
-    assert done.returncode == 1 and list(good) == KEYS and list(bad) == ['input', 'error'] and 'notes.txt' in done.stderr
+    assert (done.returncode == 1 and list(good) == KEYS and list(bad) == ['input', 'error']
+            and 'notes.txt' in done.stderr)
 
 
-@pytest.mark.parametrize('args', [[], ['identify'], ['identify', SALT, '--nonsense'], ['identify', SALT, '--top', 0], ['identify', SALT, '--mc', -1], ['identify', SALT, '--plot', 'a.docx'],
-    ['identify', SALT, '--grey', 'pink'], ['simulate', SALT], ['simulate', SALT, '--out', 'x', '--axis', '0,0,0'], ['simulate', SALT, '--out', 'x', '--setup', 'mine'], ['data', 'nowhere', '--out', 'x'],
-    ['data', 'folder', '--out', 'x'], ['data', 'pyxtal', '--out', 'x', '--groups', 'all'], ['train'], ['evaluate', 'toy'], ['dance']])
+@pytest.mark.parametrize('args', [[], ['identify'], ['identify', SALT, '--nonsense'], ['identify', SALT, '--top', 0],
+                                  ['identify', SALT, '--mc', -1], ['identify', SALT, '--plot', 'a.docx'],
+    ['identify', SALT, '--grey', 'pink'], ['simulate', SALT], ['simulate', SALT, '--out', 'x', '--axis', '0,0,0'],
+    ['simulate', SALT, '--out', 'x', '--setup', 'mine'], ['data', 'nowhere', '--out', 'x'],
+    ['data', 'folder', '--out', 'x'], ['data', 'pyxtal', '--out', 'x', '--groups', 'all'], ['train'],
+    ['evaluate', 'toy'], ['dance']])
 def test_usage(args):
     code, out, err = run(*args)
     assert code == 2 and (args == [] or (out == '' and 'Usage' in err))
@@ -124,16 +133,20 @@ def test_version():
 @pytest.mark.skipif('msdn-72' not in shipped_weights(), reason='the weights msdn-72 are not here')
 def test_shipped_model():
     code, (salt, perovskite), err = run_json('identify', SALT, PEROVSKITE)
-    assert code == 0 and err == '' and salt['candidates'][0]['space_group'] == 225 and salt['candidates'][0]['inseparable'] == [209, 216]
+    assert (code == 0 and err == '' and salt['candidates'][0]['space_group'] == 225
+            and salt['candidates'][0]['inseparable'] == [209, 216])
     assert 221 in [c['space_group'] for c in perovskite['candidates'][:2]]
 
 
 def test_json(toy):
     code, (found,), err = run_json('identify', SALT, '--model', toy, '--top', 3)
-    assert (code, err, list(found), found['kind'], found['model'], found['input'], len(found['candidates'])) == (0, '', KEYS, 'structure', 'toy', str(SALT), 3)
-    assert list(found['candidates'][0]) == ['space_group', 'symbol', 'crystal_system', 'probability', 'std', 'inseparable']
+    assert (code, err, list(found), found['kind'], found['model'], found['input'],
+            len(found['candidates'])) == (0, '', KEYS, 'structure', 'toy', str(SALT), 3)
+    assert list(found['candidates'][0]) == ['space_group', 'symbol', 'crystal_system', 'probability', 'std',
+                                            'inseparable']
     p = [c['probability'] for c in found['candidates']]
-    assert p == sorted(p, reverse=True) and abs(sum(found['crystal_systems'].values()) - 1) < 1e-4 and len(found['crystal_systems']) == 7
+    assert (p == sorted(p, reverse=True) and abs(sum(found['crystal_systems'].values()) - 1) < 1e-4
+            and len(found['crystal_systems']) == 7)
 
 
 def test_text(toy):
@@ -143,17 +156,24 @@ def test_text(toy):
 
 
 def test_dropout_is_seeded(toy):
-    def std(seed): return [c['std'] for c in run_json('identify', SALT, '--model', toy, '--mc', 8, '--seed', seed)[1][0]['candidates']]
+    def std(seed):
+        return [c['std'] for c in run_json('identify', SALT, '--model', toy, '--mc', 8, '--seed',
+                                           seed)[1][0]['candidates']]
     assert std(1) == std(1) != std(2) and max(std(1)) > 0
 
 
 def bad_files(folder):
     "Files that are no crystals: name, content, and a word of the message."
     many = '\n'.join(f'Na 0.{i:03} 0.{j} 0' for i in range(500) for j in range(10))
-    return [('text.cif', 'two eggs\n', 'structure file'), ('empty.cif', '', 'empty'), ('noatoms.cif', cif(atoms=''), 'no atoms'), ('flat.cif', cif(gamma=180), 'volume'), ('zero.cif', cif(c=0), 'volume'),
-        ('nan.cif', cif(a='nan'), 'cell_length_a'), ('einsteinium.cif', cif(atoms='Es1 0 0 0'), 'scattering factors'), ('crowd.vasp', 'crowd\n1.0\n90 0 0\n0 90 0\n0 0 90\nNa\n5000\nDirect\n' + '\n'.join(
-        f'{i/25:.4f} {j/20:.4f} {k/10:.4f}' for i in range(25) for j in range(20) for k in range(10)) + '\n', '5,000 atoms'), ('crowd.cif', cif(a=1900, c=9, atoms=many).replace('_b 4.0', '_b 30'), '5,000 atoms'),
-        ('bytes.cif', '\0\1\2', 'binary'), ('scan.xrdml', '<xrdml/>', 'powder'), ('scan.xy', '1 2\n', 'powder')]
+    return [('text.cif', 'two eggs\n', 'structure file'), ('empty.cif', '', 'empty'),
+            ('noatoms.cif', cif(atoms=''), 'no atoms'), ('flat.cif', cif(gamma=180), 'volume'),
+            ('zero.cif', cif(c=0), 'volume'), ('nan.cif', cif(a='nan'), 'cell_length_a'),
+            ('einsteinium.cif', cif(atoms='Es1 0 0 0'), 'scattering factors'),
+            ('crowd.vasp', 'crowd\n1.0\n90 0 0\n0 90 0\n0 0 90\nNa\n5000\nDirect\n'
+             + '\n'.join(f'{i/25:.4f} {j/20:.4f} {k/10:.4f}' for i in range(25) for j in range(20) for k in range(10))
+             + '\n', '5,000 atoms'),
+            ('crowd.cif', cif(a=1900, c=9, atoms=many).replace('_b 4.0', '_b 30'), '5,000 atoms'),
+            ('bytes.cif', '\0\1\2', 'binary'), ('scan.xrdml', '<xrdml/>', 'powder'), ('scan.xy', '1 2\n', 'powder')]
 
 
 def test_bad_structures(toy, tmp_path):
@@ -162,10 +182,12 @@ def test_bad_structures(toy, tmp_path):
     for name, content, _ in made: (tmp_path/name).write_text(content)
     paths = [SALT, *(tmp_path/name for name, *_ in made), tmp_path/'absent.cif', tmp_path, PEROVSKITE]
     code, found, err = run_json('identify', *paths, '--model', toy)
-    assert code == 1 and [f['input'] for f in found] == [str(p) for p in paths] and all(list(f) == KEYS for f in (found[0], found[-1]))
+    assert (code == 1 and [f['input'] for f in found] == [str(p) for p in paths]
+            and all(list(f) == KEYS for f in (found[0], found[-1])))
     words = [word for *_, word in made] + ['no such file', 'folder']
     for path, item, word in zip(paths[1:-1], found[1:-1], words):
-        assert list(item) == ['input', 'error'] and word in item['error'] and str(path) in item['error'] and ';' in item['error'], item
+        assert list(item) == ['input',
+                              'error'] and word in item['error'] and str(path) in item['error'] and ';' in item['error'], item
         assert item['error'] in err
     assert len(err.strip().splitlines()) == len(paths) - 2
 
@@ -173,12 +195,14 @@ def test_bad_structures(toy, tmp_path):
 def test_unknown_group(toy):
     code, (quartz, salt), err = run_json('identify', QUARTZ, SALT, '--model', toy)
     assert code == 1 and 'error' not in salt and list(quartz) == KEYS + ['error']
-    assert 'spglib finds 154' in quartz['error'] and 'toy does not know' in quartz['error'] and str(QUARTZ) in err and len(quartz['candidates']) == 5
+    assert ('spglib finds 154' in quartz['error'] and 'toy does not know' in quartz['error'] and str(QUARTZ) in err
+            and len(quartz['candidates']) == 5)
     assert any('does not know' in w for w in quartz['warnings'])
 
 
 def test_warnings(toy, tmp_path):
-    (tmp_path/'mixed.cif').write_text(cif(atoms='Na1 0 0 0\nCl1 .4 .3 .2').replace('_atom_site_fract_z\n', '_atom_site_fract_z\n_atom_site_occupancy\n').replace('0 0 0', '0 0 0 0.5').replace('.2\n', '.2 1\n'))
+    (tmp_path/'mixed.cif').write_text(cif(atoms='Na1 0 0 0\nCl1 .4 .3 .2').replace('_atom_site_fract_z\n',
+        '_atom_site_fract_z\n_atom_site_occupancy\n').replace('0 0 0', '0 0 0 0.5').replace('.2\n', '.2 1\n'))
     code, (found,), _ = run_json('identify', tmp_path/'mixed.cif', '--model', toy)
     assert code == 0 and any('occupancy' in w for w in found['warnings'])
     (tmp_path/'lone.cif').write_text(cif(c=5.1, a=4.4, gamma=97, atoms='Na1 0 0 0\nCl1 .4 .3 .2\nK1 .7 .1 .6'))
@@ -195,15 +219,18 @@ def test_figures(toy, tmp_path):
     assert min(Image.open(tmp_path/'one.png').size) > 500
     assert run('identify', SALT, copy, '--model', toy, '--plot', tmp_path/'two.svg')[0] == 0
     assert run('identify', SALT, copy, '--model', toy, '--plot', tmp_path/'book.pdf')[0] == 0
-    assert sorted(p.name for p in tmp_path.glob('*.*')) == ['book.pdf', 'one.png', f'two-{SALT.stem}-1.svg', f'two-{SALT.stem}-2.svg']
-    assert (tmp_path/'book.pdf').read_bytes().count(b'/Type /Page\n') == 2 or (tmp_path/'book.pdf').read_bytes().count(b'/Type /Page ') == 2
+    assert sorted(p.name for p in tmp_path.glob('*.*')) == ['book.pdf', 'one.png', f'two-{SALT.stem}-1.svg',
+                                                            f'two-{SALT.stem}-2.svg']
+    assert ((tmp_path/'book.pdf').read_bytes().count(b'/Type /Page\n') == 2
+            or (tmp_path/'book.pdf').read_bytes().count(b'/Type /Page ') == 2)
 
 
 def test_unwritable_figure(toy, tmp_path):
     (tmp_path/'file').write_text('')
     for target in (tmp_path/'absent'/'a.png', tmp_path/'file'/'a.png'):
         code, (found, failed), err = run_json('identify', SALT, '--model', toy, '--plot', target)
-        assert code == 1 and list(found) == KEYS and failed['input'] == str(target) and str(target) in err and ';' in failed['error']
+        assert (code == 1 and list(found) == KEYS and failed['input'] == str(target) and str(target) in err
+                and ';' in failed['error'])
     nothing_half_written(tmp_path)
 
 
@@ -213,7 +240,8 @@ def test_unwritable_figure(toy, tmp_path):
 def images(tmp_path_factory):
     "Rock salt as the toy model sees it, three PNG files of logarithmic grey."
     folder = tmp_path_factory.mktemp('images')
-    for beam, image in zip('xyz', to_uint8(simulate([standard_cell(read_crystal(SALT))], TOY.setup)[0], 'log').numpy()): Image.fromarray(image).save(folder/f'{beam}.png')
+    for beam, image in zip('xyz', to_uint8(simulate([standard_cell(read_crystal(SALT))], TOY.setup)[0], 'log').numpy()):
+        Image.fromarray(image).save(folder/f'{beam}.png')
     return [folder/f'{beam}.png' for beam in 'xyz']
 
 
@@ -225,15 +253,21 @@ def test_images_give_the_structures_answer(toy, images, tmp_path):
         np.save(tmp_path/f'{beam}.npy', array[k])
         Image.fromarray(np.repeat(array[k][..., None], 3, -1)).save(tmp_path/f'{beam}_rgb.png')
     trios = [images, *([tmp_path/f'{beam}{end}' for beam in 'xyz'] for end in ('.tif', '.npy', '_rgb.png'))]
-    code, (structure, *others), err = run_json('identify', SALT, *sum(trios, []), tmp_path/'all.npz', '--model', toy, '--grey', 'log', '--field-of-view', 1)
-    assert code == 0 and len(others) == 5 and all(o['kind'] == 'images' for o in others) and others[0]['input'] == ' '.join(map(str, images))
-    for other in others: assert [c['probability'] for c in other['candidates']] == pytest.approx([c['probability'] for c in structure['candidates']], abs=1e-4)
+    code, (structure, *others), err = run_json('identify', SALT, *sum(trios, []), tmp_path/'all.npz', '--model', toy,
+                                               '--grey', 'log', '--field-of-view', 1)
+    assert (code == 0 and len(others) == 5 and all(o['kind'] == 'images' for o in others)
+            and others[0]['input'] == ' '.join(map(str, images)))
+    for other in others:
+        assert [c['probability']
+                for c in other['candidates']] == pytest.approx([c['probability'] for c in structure['candidates']],
+                                                               abs=1e-4)
 
 
 def test_images_of_another_detector():
     "A finer detector with a wider view gives nearly the same; without the field of view there is a warning."
     recipe, cell = RECIPES['msdn-72'], standard_cell(read_crystal(SALT))
-    wide, own = (to_uint8(simulate([cell], replace(recipe.setup, detector=d))[0], 'log').numpy().astype(np.uint16) for d in (Detector(250, 1.5), recipe.setup.detector))
+    wide, own = (to_uint8(simulate([cell], replace(recipe.setup, detector=d))[0], 'log').numpy().astype(np.uint16)
+                 for d in (Detector(250, 1.5), recipe.setup.detector))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         near = image_patterns(list(wide), recipe, 'log', 1.5)[1]
@@ -247,7 +281,9 @@ def test_images_of_another_detector():
 def wrong_images(folder, good):
     "Groups of three with a fault in the last, and a word of the message."
     image = np.asarray(Image.open(good[0]))
-    faults = dict(small=(image[:20, :20], 'sizes'), wide=(image[:20], 'crop'), colour=(np.stack([image, image//2, image], -1), 'colour'), blank=(image*0, 'blank'), tiny=(image[:4, :4], 'at least 16'))
+    faults = dict(small=(image[:20, :20], 'sizes'), wide=(image[:20], 'crop'),
+                  colour=(np.stack([image, image//2, image], -1), 'colour'), blank=(image*0, 'blank'),
+                  tiny=(image[:4, :4], 'at least 16'))
     for name, (array, word) in faults.items():
         Image.fromarray(array).save(folder/f'{name}.png')
         yield [*good[:2], folder/f'{name}.png'], word
@@ -267,7 +303,8 @@ def test_wrong_images(toy, images, tmp_path):
 
 
 @bounded
-@given(content=st.binary(max_size=300), name=st.sampled_from(['a.png', 'a.jpg', 'a.tif', 'a.npy', 'a.npz']), cut=st.integers(0, 200), whole=st.booleans())
+@given(content=st.binary(max_size=300), name=st.sampled_from(['a.png', 'a.jpg', 'a.tif', 'a.npy', 'a.npz']),
+       cut=st.integers(0, 200), whole=st.booleans())
 def test_fuzzed_images(toy, images, tmp_path, content, name, cut, whole):
     (tmp_path/name).write_bytes(images[0].read_bytes()[:cut] + content if whole else content)
     with warnings.catch_warnings():
@@ -282,10 +319,12 @@ def test_damaged_weights(toy, table, tmp_path):
     cut, bare, other = tmp_path/'cut.safetensors', tmp_path/'bare.safetensors', tmp_path/'other.safetensors'
     cut.write_bytes(toy.read_bytes()[:-1000]); cut.with_suffix('.json').write_text(toy.with_suffix('.json').read_text())
     bare.write_bytes(toy.read_bytes())
-    other.write_bytes(toy.read_bytes()); other.with_suffix('.json').write_text(toy.with_suffix('.json').read_text().replace('"hidden": 16', '"hidden": 24'))
+    other.write_bytes(toy.read_bytes())
+    other.with_suffix('.json').write_text(toy.with_suffix('.json').read_text().replace('"hidden": 16', '"hidden": 24'))
     for path in (cut, bare, other, tmp_path/'absent.safetensors', 'msdn-nothing'):
         code, found, err = run_json('identify', SALT, '--model', path)
-        assert code == 1 and list(found) == ['input', 'error'] and found['input'] == str(path) and Path(path).stem in found['error'] and Path(path).stem in err
+        assert (code == 1 and list(found) == ['input', 'error'] and found['input'] == str(path)
+                and Path(path).stem in found['error'] and Path(path).stem in err)
         assert run_json('evaluate', path, table)[0] == 1
 
 
@@ -308,11 +347,13 @@ def test_wrong_tables(toy, table, tmp_path):
     pq.write_table(pa.table({'a': [1, 2]}), tmp_path/'other.parquet')
     (tmp_path/'text.parquet').write_text('a,b\n1,2\n')
     (tmp_path/'cut.parquet').write_bytes(table.read_bytes()[:-100])
-    for name, word in [('other', 'missing'), ('text', 'not a whole Parquet'), ('cut', 'not a whole Parquet'), ('absent', 'no such file')]:
+    for name, word in [('other', 'missing'), ('text', 'not a whole Parquet'), ('cut', 'not a whole Parquet'),
+                       ('absent', 'no such file')]:
         path = tmp_path/f'{name}.parquet'
         for args in (['evaluate', toy, path], ['train', 'msdn-8', '--data', path, '--out', tmp_path/'out']):
             code, found, err = run_json(*args)
-            assert code == 1 and list(found) == ['input', 'error'] and word in found['error'] and str(path) in found['error'] and found['error'] in err
+            assert (code == 1 and list(found) == ['input', 'error'] and word in found['error']
+                    and str(path) in found['error'] and found['error'] in err)
     assert not list(tmp_path.rglob('*.safetensors'))
 
 
@@ -322,13 +363,16 @@ def test_fuzzed_tables(table, tmp_path, cut, change, keep):
     content = table.read_bytes()
     (tmp_path/'a.parquet').write_bytes(content[:cut] + change + (content[cut + len(change):] if keep else b''))
     try: [c for c in CrystalTable(tmp_path/'a.parquet')][:3]
-    except ValueError as e: assert isinstance(e, TableError) and 'a.parquet' in str(e) or 'a.parquet' not in str(e) and str(e)
+    except ValueError as e:
+        assert isinstance(e, TableError) and 'a.parquet' in str(e) or 'a.parquet' not in str(e) and str(e)
 
 
 def test_evaluate(toy, table):
-    keys = ['model', 'n', 'skipped', 'top1', 'top2', 'top3', 'top4', 'top5', 'diffraction_class_top1', 'crystal_system_top1', 'macro_f1', 'ece', 'structures_per_second']
+    keys = ['model', 'n', 'skipped', 'top1', 'top2', 'top3', 'top4', 'top5', 'diffraction_class_top1',
+            'crystal_system_top1', 'macro_f1', 'ece', 'structures_per_second']
     code, found, _ = run_json('evaluate', toy, table, '--sample', 30, '--workers', 1)
-    assert code == 0 and list(found) == keys and found['n'] == 30 and found['skipped'] == 0 and all(0 <= found[k] <= 1 for k in keys[3:12])
+    assert (code == 0 and list(found) == keys and found['n'] == 30 and found['skipped'] == 0
+            and all(0 <= found[k] <= 1 for k in keys[3:12]))
     again = run_json('evaluate', toy, table, '--sample', 30, '--workers', 1)[1]
     assert {**again, 'structures_per_second': 0} == {**found, 'structures_per_second': 0}
     code, out, _ = run('evaluate', toy, table, '--sample', 30, '--workers', 1)
@@ -339,10 +383,12 @@ def test_evaluate(toy, table):
 def test_train(table, tmp_path, monkeypatch):
     "One epoch of a small recipe: weights, card and scores; then the same model scores the rows it never saw."
     monkeypatch.setitem(RECIPES, 'toy', TOY)
-    code, found, err = run_json('train', 'toy', '--data', table, '--out', tmp_path, '--epochs', 1, '--workers', 1, '--seed', 3)
+    code, found, err = run_json('train', 'toy', '--data', table, '--out', tmp_path, '--epochs', 1, '--workers', 1,
+                                '--seed', 3)
     assert code == 0, err
     card = json.loads(Path(found['card']).read_text())
-    assert card['data']['file'] == table.name and card['data']['seed'] == 3 and card['data']['test'] == 18 and card['scores']['n'] == 18 and card['temperature'] > 0
+    assert (card['data']['file'] == table.name and card['data']['seed'] == 3 and card['data']['test'] == 18
+            and card['scores']['n'] == 18 and card['temperature'] > 0)
     code, again, _ = run_json('evaluate', found['output'], table, '--unseen', '--workers', 1)
     assert code == 0 and again['n'] == 18 and again['top1'] == found['scores']['top1']
     nothing_half_written(tmp_path)
@@ -354,13 +400,16 @@ def test_train_goes_on_from_weights(table, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, 'toy', TOY)
     common = ['--data', table, '--epochs', 1, '--workers', 1, '--seed', 3]
     first = run_json('train', 'toy', '--out', tmp_path/'one', *common)[1]['output']
-    code, found, err = run_json('train', 'toy', '--out', tmp_path/'two', '--start', first, '--cache', tmp_path/'one/toy.run/cache', '--lr', 1e-4, *common)
+    code, found, err = run_json('train', 'toy', '--out', tmp_path/'two', '--start', first, '--cache',
+                                tmp_path/'one/toy.run/cache', '--lr', 1e-4, *common)
     assert code == 0, err
     card = json.loads(Path(found['card']).read_text())
-    assert card['started_from']['name'] == 'toy' and card['recipe']['lr'] == 1e-4 and '--lr 0.0001' in card['command'] and '--start toy.safetensors' in card['command']
+    assert (card['started_from']['name'] == 'toy' and card['recipe']['lr'] == 1e-4 and '--lr 0.0001' in card['command']
+            and '--start toy.safetensors' in card['command'])
     assert not (tmp_path/'two/toy.run/cache').exists() and str(tmp_path) not in json.dumps(card)
     assert run_json('train', 'toy', '--out', tmp_path/'three', '--start', 'powder-230', *common)[0] == 1
-    code, found, err = run_json('train', 'powder-230', '--out', tmp_path/'four', '--data', table, '--cache', tmp_path/'one/toy.run/cache')
+    code, found, err = run_json('train', 'powder-230', '--out', tmp_path/'four', '--data', table, '--cache',
+                                tmp_path/'one/toy.run/cache')
     assert code == 1 and 'leave out --cache' in found['error']
 
 
@@ -368,12 +417,15 @@ def test_train_goes_on_from_weights(table, tmp_path, monkeypatch):
 
 def test_simulate(tmp_path):
     (tmp_path/'bad.cif').write_text('no')
-    code, (salt, bad, again), err = run_json('simulate', SALT, tmp_path/'bad.cif', SALT, '--out', tmp_path/'o', '--pixels', 40, '--axis', 'z', '--axis', '1,1,0', '--size', 20)
+    code, (salt, bad, again), err = run_json('simulate', SALT, tmp_path/'bad.cif', SALT, '--out', tmp_path/'o',
+                                             '--pixels', 40, '--axis', 'z', '--axis', '1,1,0', '--size', 20)
     assert code == 1 and list(bad) == ['input', 'error'] and 'bad.cif' in err
-    names = {f'{SALT.stem}_z_raw.png', f'{SALT.stem}_z_shaped.png', f'{SALT.stem}_110_raw.png', f'{SALT.stem}_110_shaped.png', f'{SALT.stem}.npz'}
+    names = {f'{SALT.stem}_z_raw.png', f'{SALT.stem}_z_shaped.png', f'{SALT.stem}_110_raw.png',
+             f'{SALT.stem}_110_shaped.png', f'{SALT.stem}.npz'}
     assert {Path(f).name for f in salt['files']} == names and not set(salt['files']) & set(again['files'])
     assert {p.name for p in (tmp_path/'o').iterdir()} == {Path(f).name for f in salt['files'] + again['files']}
-    with np.load(tmp_path/'o'/f'{SALT.stem}.npz', allow_pickle=False) as held: assert held['intensity'].shape == (2, 40, 40) and held['shaped'].shape == (2, 40, 40, 3)
+    with np.load(tmp_path/'o'/f'{SALT.stem}.npz', allow_pickle=False) as held:
+        assert held['intensity'].shape == (2, 40, 40) and held['shaped'].shape == (2, 40, 40, 3)
     assert Image.open(tmp_path/'o'/f'{SALT.stem}_z_shaped.png').size == (40, 40)
 
 
@@ -393,7 +445,8 @@ def test_simulate_writes_all_or_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize('args', [['--wavelength', -1], ['--field-of-view', 25], ['--size', 0], ['--factor', 0]])
 def test_impossible_setups(args, tmp_path):
     code, found, err = run_json('simulate', SALT, '--out', tmp_path, '--pixels', 16, *args)
-    assert code == 1 and 'error' in (found[0] if isinstance(found, list) else found) and err and not list(tmp_path.glob('*.png'))
+    assert (code == 1 and 'error' in (found[0] if isinstance(found, list) else found) and err
+            and not list(tmp_path.glob('*.png')))
 
 
 def test_data(tmp_path):
@@ -409,7 +462,8 @@ def test_data(tmp_path):
 
 def test_bench(monkeypatch):
     import msdn_nb.bench
-    monkeypatch.setattr(msdn_nb.bench, 'run_bench', lambda quick, out, seed, report: dict(quick=quick, seed=seed, shaping=dict(ratio=4000.)))
+    monkeypatch.setattr(msdn_nb.bench, 'run_bench',
+                        lambda quick, out, seed, report: dict(quick=quick, seed=seed, shaping=dict(ratio=4000.)))
     assert run_json('bench', '--quick', '--seed', 5)[:2] == (0, dict(quick=True, seed=5, shaping=dict(ratio=4000.)))
     code, out, _ = run('bench')
     assert code == 0 and '4,000.0 times faster' in out

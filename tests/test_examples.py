@@ -63,7 +63,8 @@ def test_stated_group(row):
     "Number, symbol, Hall symbol and the listed operations all name the same setting of the same group."
     block = block_of(row['file'])
     group = gemmi.find_spacegroup_by_name(text_of(block, '_space_group_name_H-M_alt'))
-    listed = gemmi.GroupOps([gemmi.Op(gemmi.cif.as_string(x)) for x in block.find_values('_space_group_symop_operation_xyz')])
+    listed = gemmi.GroupOps([gemmi.Op(gemmi.cif.as_string(x))
+                             for x in block.find_values('_space_group_symop_operation_xyz')])
     assert group.number == int(text_of(block, '_space_group_IT_number')) == int(row['space_group'])
     assert group.hall == text_of(block, '_space_group_name_Hall')
     assert set(listed) == set(group.operations())
@@ -116,7 +117,8 @@ def test_pymatgen_reads_the_same(row):
     _, (lattice, frac, numbers) = cell_of(row['file'])
     assert sorted(structure.atomic_numbers) == sorted(numbers)
     assert structure.volume == pytest.approx(abs(np.linalg.det(lattice)), rel=1e-6)
-    found = spglib.get_symmetry_dataset((structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers), 0.1, 5)
+    found = spglib.get_symmetry_dataset((structure.lattice.matrix, structure.frac_coords, structure.atomic_numbers),
+                                        0.1, 5)
     assert found.number == int(row['space_group'])
 
 def test_own_reader(row):

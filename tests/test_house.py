@@ -18,7 +18,9 @@ NBS = ROOT/'nbs'
 NOT_SOURCE = shutil.ignore_patterns('.*', '_*', 'runs', 'build', 'dist', '*.egg-info', 'results', 'nbs', '__pycache__')
 
 
-def notebooks(): return sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb') if not any(q[0] in '._' for q in p.relative_to(NBS).parts))
+def notebooks():
+    return sorted(p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb')
+                  if not any(q[0] in '._' for q in p.relative_to(NBS).parts))
 
 
 def settings():
@@ -37,7 +39,8 @@ def test_sidebar_lists_every_notebook_once_and_in_order():
     site = yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
     pages = list(sidebar_pages(site['website']['sidebar']['contents']))
     assert pages[0] == 'index.ipynb'
-    assert pages[1:] == [n for n in notebooks() if n != 'index.ipynb'], 'make the sidebar in _quarto.yml follow the notebooks'
+    assert pages[1:] == [n for n in notebooks()
+                         if n != 'index.ipynb'], 'make the sidebar in _quarto.yml follow the notebooks'
 
 
 def test_site_is_configured_by_the_top_level_file(tmp_path):
@@ -52,19 +55,23 @@ def test_site_is_configured_by_the_top_level_file(tmp_path):
     code = 'from nbdev.quarto import refresh_quarto_yml; from nbdev.serve import proc_nbs; refresh_quarto_yml(); proc_nbs(n_workers=0)'
     subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path/'_proc/_quarto.yml').read_text(encoding='utf-8') == changed
-    assert (tmp_path/'_proc/index.ipynb').exists() and (tmp_path/'_proc/experiments/log.ipynb').exists() and not (nbs/'sidebar.yml').exists()
+    assert ((tmp_path/'_proc/index.ipynb').exists() and (tmp_path/'_proc/experiments/log.ipynb').exists()
+            and not (nbs/'sidebar.yml').exists())
 
 
 def test_links_between_notebooks_lead_somewhere():
     "Notebooks in `nbs/experiments` link to the chapters one folder up, and the other way round"
     for name in notebooks():
         cells = json.loads((NBS/name).read_text(encoding='utf-8'))['cells']
-        for link in re.findall(r'\]\(([^)\s#]+\.ipynb)', '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')):
-            if '://' not in link: assert (NBS/name).parent.joinpath(link).exists(), f'{name} links to {link}, which is not there'
+        for link in re.findall(r'\]\(([^)\s#]+\.ipynb)',
+                               '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')):
+            if '://' not in link:
+                assert (NBS/name).parent.joinpath(link).exists(), f'{name} links to {link}, which is not there'
 
 
 def test_every_module_comes_from_a_notebook():
-    exported = {match[1] for n in notebooks() for match in [re.search(r'#\|\s*default_exp\s+(\w+)', (NBS/n).read_text(encoding='utf-8'))] if match}
+    exported = {match[1] for n in notebooks()
+                for match in [re.search(r'#\|\s*default_exp\s+(\w+)', (NBS/n).read_text(encoding='utf-8'))] if match}
     assert {p.stem for p in (ROOT/'msdn_nb').glob('*.py') if p.name[0] != '_'} == exported
 
 
@@ -73,16 +80,18 @@ def test_metadata_stands_in_one_place():
     tools = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
     assert set(tools) == {'build-system', 'tool'}
     assert 'version' not in settings()['package']
-    assert all('title' in r and 'authors' in r for r in yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))['references'])
+    assert all('title' in r and 'authors' in r
+               for r in yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))['references'])
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     "The wheel, built from a copy so that the tree stays clean."
     folder = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(ROOT, folder/'source', ignore=lambda d, names: set(NOT_SOURCE(d, names))-{'__init__.py', '_modidx.py'})
-    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '-q', '-w', str(folder)],
-                          cwd=folder/'source', capture_output=True, text=True)
+    shutil.copytree(ROOT, folder/'source',
+                    ignore=lambda d, names: set(NOT_SOURCE(d, names))-{'__init__.py', '_modidx.py'})
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '.', '--no-deps', '--no-build-isolation', '-q', '-w',
+                           str(folder)], cwd=folder/'source', capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(folder.glob('*.whl'))) as archive:
         record = next(n for n in archive.namelist() if n.endswith('/METADATA'))
@@ -124,5 +133,6 @@ def test_readme_turns_links_and_keeps_code():
     assert readme.from_top('[a](00_symmetry.ipynb) ![b](pic.png) [c](../CITATION.cff) [d](https://x.org) `[e](f)`') == \
         '[a](nbs/00_symmetry.ipynb) ![b](nbs/pic.png) [c](CITATION.cff) [d](https://x.org) `[e](f)`'
     cells = [dict(cell_type='markdown', source='# T\n\n> s'), dict(cell_type='code', source='#| hide\n1', outputs=[]),
-             dict(cell_type='code', source=['#| echo: false\n', '2'], outputs=[dict(output_type='execute_result', data={'text/plain': ['2']})])]
+             dict(cell_type='code', source=['#| echo: false\n', '2'],
+                  outputs=[dict(output_type='execute_result', data={'text/plain': ['2']})])]
     assert readme.render(dict(cells=cells)).split('\n\n', 1)[1] == '# T\n\n> s\n\n```\n2\n```\n'

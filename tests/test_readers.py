@@ -33,11 +33,14 @@ Zn1 Zn2+ 0.3333 0.6667 0.0000 1.0
 O1 O2- 0.3333 0.6667 0.3820 1.0
 """
 POSCAR = "zincite\n1.0\n3.25 0 0\n-1.625 2.81458 0\n0 0 5.207\nZn O\n2 2\nDirect\n0.3333 0.6667 0\n0.6667 0.3333 0.5\n0.3333 0.6667 0.382\n0.6667 0.3333 0.882\n"
-STRUCTURE = json.dumps({'@module': 'pymatgen.core.structure', '@class': 'Structure', 'charge': 0, 'lattice': {'matrix': [[4, 0, 0], [0, 4, 0], [0, 0, 4]]},
-    'sites': [{'species': [{'element': 'Cs', 'occu': 1}], 'abc': [0, 0, 0]}, {'species': [{'element': 'Cl', 'occu': 1}], 'abc': [.5, .5, .5]}]})
+STRUCTURE = json.dumps({'@module': 'pymatgen.core.structure', '@class': 'Structure', 'charge': 0,
+                        'lattice': {'matrix': [[4, 0, 0], [0, 4, 0], [0, 0, 4]]},
+                        'sites': [{'species': [{'element': 'Cs', 'occu': 1}], 'abc': [0, 0, 0]},
+                                  {'species': [{'element': 'Cl', 'occu': 1}], 'abc': [.5, .5, .5]}]})
 GOOD = {'zincite.cif': (CIF, 186), 'zincite.vasp': (POSCAR, 186), 'salt.json': (STRUCTURE, 221)}
 bounded = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-PIECES = ['loop_', '?', '.', '0', '-1', 'nan', '1e300', '1e-300', '1/0', '9/7', 'data_', '_cell_length_a', '"', "'", ';\n', '#', '\n', 'x,y', 'Xx', '\ufeff', '\u00e9', '{', '}', '[', ',', 'null', 'Infinity']
+PIECES = ['loop_', '?', '.', '0', '-1', 'nan', '1e300', '1e-300', '1/0', '9/7', 'data_', '_cell_length_a', '"', "'",
+          ';\n', '#', '\n', 'x,y', 'Xx', '\ufeff', '\u00e9', '{', '}', '[', ',', 'null', 'Infinity']
 
 def crystal_or_error(path):
     "Read `path`; the outcome must be a crystal or an error that names the file"
@@ -66,7 +69,8 @@ def test_good(tmp_path, name):
     assert standard_cell(found).space_group == GOOD[name][1] and found.name == name.split('.')[0]
 
 @bounded
-@given(content=st.one_of(st.text(max_size=300).map(lambda t: t.encode('utf-8', 'replace')), st.binary(max_size=300)), name=st.sampled_from(['a.cif', 'a.mcif', 'a.vasp', 'POSCAR', 'a.json', 'a.xyz', 'a.txt', 'a']))
+@given(content=st.one_of(st.text(max_size=300).map(lambda t: t.encode('utf-8', 'replace')), st.binary(max_size=300)),
+       name=st.sampled_from(['a.cif', 'a.mcif', 'a.vasp', 'POSCAR', 'a.json', 'a.xyz', 'a.txt', 'a']))
 def test_garbage(tmp_path, content, name):
     (tmp_path/name).write_bytes(content)
     crystal_or_error(tmp_path/name)
@@ -85,8 +89,13 @@ def test_truncated(tmp_path, name):
         (tmp_path/name).write_text(text[:cut])
         crystal_or_error(tmp_path/name)
 
-@pytest.mark.parametrize('old, new, says', [('3.2500(2)', '0', 'no volume'), ('3.2500(2)', 'nan', 'cell_length'), ('gamma 120', 'gamma 180', 'no volume'), ('_atom_site_', '_other_', 'no atoms'),
-    ('Zn1 Zn2+ 0.3333 0.6667', 'Zn1 Zn2+ ? ?', None), ('3.2500(2)', '1e9', 'angstrom'), ('x-y,x,z+1/2', 'x-y,x,z+', 'not a structure file'), ('O1 O2- 0.3333 0.6667 0.3820', 'O1 O2- 0.3333 0.6667 0.0001', 'share the position'), ('Zn1 Zn2+', 'Q1 Q', 'no element')])
+@pytest.mark.parametrize('old, new, says', [('3.2500(2)', '0', 'no volume'), ('3.2500(2)', 'nan', 'cell_length'),
+                                            ('gamma 120', 'gamma 180', 'no volume'),
+                                            ('_atom_site_', '_other_', 'no atoms'),
+    ('Zn1 Zn2+ 0.3333 0.6667', 'Zn1 Zn2+ ? ?', None), ('3.2500(2)', '1e9', 'angstrom'),
+    ('x-y,x,z+1/2', 'x-y,x,z+', 'not a structure file'),
+    ('O1 O2- 0.3333 0.6667 0.3820', 'O1 O2- 0.3333 0.6667 0.0001', 'share the position'),
+    ('Zn1 Zn2+', 'Q1 Q', 'no element')])
 def test_wrong_values(tmp_path, old, new, says):
     (tmp_path/'a.cif').write_text(CIF.replace(old, new))
     if says is None:
@@ -95,7 +104,9 @@ def test_wrong_values(tmp_path, old, new, says):
     with pytest.raises(CrystalError, match=says) as e: read_crystal(tmp_path/'a.cif')
     assert 'a.cif' in str(e.value)
 
-@pytest.mark.parametrize('make, says', [(lambda p: p.mkdir(), 'folder'), (lambda p: p.write_text(' \n'), 'empty'), (lambda p: None, 'no such file'), (lambda p: p.write_bytes(bytes(range(256))*8), 'binary')])
+@pytest.mark.parametrize('make, says', [(lambda p: p.mkdir(), 'folder'), (lambda p: p.write_text(' \n'), 'empty'),
+                                        (lambda p: None, 'no such file'),
+                                        (lambda p: p.write_bytes(bytes(range(256))*8), 'binary')])
 def test_not_a_file(tmp_path, make, says):
     make(tmp_path/'b.cif')
     with pytest.raises(CrystalError, match=says): read_crystal(tmp_path/'b.cif')

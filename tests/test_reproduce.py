@@ -50,8 +50,9 @@ def toy(tmp_path):
     (tmp_path/'toy.py').write_text(TOY, encoding='utf-8')
     def start(seed=0, *options, stop=''):
         environment = {**os.environ, 'TOY_LOG': str(tmp_path/'log'), 'TOY_STOP': stop, 'PYTHONPATH': str(ROOT)}
-        return subprocess.Popen([sys.executable, tmp_path/'toy.py', tmp_path/'out', tmp_path/'run', str(seed), *options], cwd=tmp_path, env=environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen([sys.executable, tmp_path/'toy.py', tmp_path/'out', tmp_path/'run', str(seed),
+                                 *options], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
     return start
 
 
@@ -69,7 +70,8 @@ def test_list_names_every_experiment():
     assert (code, err) == (0, '') and all(name in out for name in experiments())
     code, out, err = msdn('reproduce', '--json')
     rows = json.loads(out)
-    assert [r['name'] for r in rows] == [*experiments()] and {*rows[0]} == {'name', 'paper', 'about', 'needs', 'missing', 'minutes', 'done', 'date'}
+    assert ([r['name'] for r in rows] == [*experiments()]
+            and {*rows[0]} == {'name', 'paper', 'about', 'needs', 'missing', 'minutes', 'done', 'date'})
     assert all(r['about'] and r['minutes'] > 0 for r in rows)
 
 
@@ -94,13 +96,16 @@ def test_missing_data_says_where_to_get_it(tmp_path, monkeypatch):
     registry = sys.modules['msdn_nb.experiments']._REGISTRY
     experiment('wants-mp', paper='', about='needs structures', needs='mp')(lambda run: dict(n=len(run.table)))
     try:
-        code, out, err = msdn('reproduce', 'wants-mp', '--quick', '--out', tmp_path, '--folder', tmp_path/'run', '--json')
+        code, out, err = msdn('reproduce', 'wants-mp', '--quick', '--out', tmp_path, '--folder', tmp_path/'run',
+                              '--json')
         assert code == 1 and 'msdn data mp' in json.loads(out)['error'] and 'hour' in err
         assert 'missing' in msdn('reproduce')[1]
-        code, out, err = msdn('reproduce', 'wants-mp', '--data', tmp_path/'none.parquet', '--out', tmp_path, '--folder', tmp_path/'run', '--json')
+        code, out, err = msdn('reproduce', 'wants-mp', '--data', tmp_path/'none.parquet', '--out', tmp_path, '--folder',
+                              tmp_path/'run', '--json')
         assert code == 1 and 'none.parquet' in json.loads(out)['error']
         (tmp_path/'bad.parquet').write_text('no table')
-        code, out, err = msdn('reproduce', 'wants-mp', '--data', tmp_path/'bad.parquet', '--out', tmp_path, '--folder', tmp_path/'run', '--json')
+        code, out, err = msdn('reproduce', 'wants-mp', '--data', tmp_path/'bad.parquet', '--out', tmp_path, '--folder',
+                              tmp_path/'run', '--json')
         assert code == 1 and 'bad.parquet' in json.loads(out)['error'] and not (tmp_path/'wants-mp.json').exists()
     finally: del registry['wants-mp']
     code, out, err = msdn('reproduce', 'ceilings', '--data', tmp_path/'bad.parquet', '--out', tmp_path, '--json')
@@ -114,8 +119,9 @@ def test_quick_form(name, tmp_path):
     kept = ROOT/f'results/{name}.json'
     before = kept.read_bytes() if kept.exists() else None
     start, spent = time.perf_counter(), processor_seconds()
-    done = subprocess.run([sys.executable, '-c', 'from msdn_nb.cli import main; main()', 'reproduce', name, '--quick', '--out', tmp_path, '--folder', tmp_path/'run', '--json'],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', 'from msdn_nb.cli import main; main()', 'reproduce', name, '--quick',
+                           '--out', tmp_path, '--folder', tmp_path/'run', '--json'], cwd=ROOT, capture_output=True,
+                          text=True)
     seconds = min(time.perf_counter() - start, processor_seconds() - spent)  # other work on the machine does not count
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -136,9 +142,11 @@ def test_killed_run_goes_on(toy, tmp_path):
     times = {p: p.stat().st_mtime_ns for p in (tmp_path/'run/steps').glob('*.json')}
     second = toy(); out, err = second.communicate(timeout=120)
     assert second.returncode == 0, err
-    assert computed(tmp_path) == ['0', '1', '2', '3', '3', '4', '5'] and all(p.stat().st_mtime_ns == t for p, t in times.items())
+    assert (computed(tmp_path) == ['0', '1', '2', '3', '3', '4', '5']
+            and all(p.stat().st_mtime_ns == t for p, t in times.items()))
     document = shown('toy', tmp_path/'out')
-    assert document['squares'] == [0, 1, 4, 9, 16, 25] and list(document['steps']) == [*(f'square-{i}' for i in range(6)), 'sample']
+    assert (document['squares'] == [0, 1, 4, 9, 16, 25] and list(document['steps'])
+            == [*(f'square-{i}' for i in range(6)), 'sample'])
     assert document['wall_time_s'] >= sum(document['steps'].values()) - .01
 
 
@@ -176,7 +184,8 @@ def test_every_committed_result_of_an_experiment_tells_how_it_was_made():
         path = ROOT/f'results/{name}.json'
         if not path.exists(): continue
         document = json.loads(path.read_text(encoding='utf-8'))
-        assert document['form'] in ('reduced', 'full') and document['command'].startswith(f'msdn reproduce {name}') and document['hardware'] and document['date']
+        assert (document['form'] in ('reduced', 'full') and document['command'].startswith(f'msdn reproduce {name}')
+                and document['hardware'] and document['date'])
         assert document['form'] == 'full' or document['size']['full_command'] == f'msdn reproduce {name} --full'
         assert set(document['data']) == set(experiments()[name].needs) and document['wall_time_s'] > 0
 
@@ -185,7 +194,8 @@ def test_an_experiment_that_is_no_dict_of_plain_values_is_refused(tmp_path):
     registry = sys.modules['msdn_nb.experiments']._REGISTRY
     experiment('odd', paper='', about='wrong on purpose')(lambda run: dict(seed=3))
     try:
-        with pytest.raises(ExperimentError, match='choose other keys'): reproduce('odd', out=tmp_path, folder=tmp_path/'run')
+        with pytest.raises(ExperimentError, match='choose other keys'):
+            reproduce('odd', out=tmp_path, folder=tmp_path/'run')
         experiment('odd', paper='', about='wrong on purpose')(lambda run: dict(x={1, 2}))
         with pytest.raises(ExperimentError, match='set'): reproduce('odd', out=tmp_path, folder=tmp_path/'run')
         experiment('odd', paper='', about='wrong on purpose')(lambda run: dict(x=run.step('a/b', int)))

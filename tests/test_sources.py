@@ -10,13 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from msdn_nb.crystal import Crystal
 from msdn_nb.databases import DatabaseError, Patience, from_materials_project, from_optimade
-from msdn_nb.sources import (SCHEMA, CrystalTable, Page, Source, TableError, collect, crystal_row, data_hash, from_folder, from_prototypes, from_pyxtal,
-                             prototype_split, random_split, read_crystals, shared_path, write_crystals)
+from msdn_nb.sources import (SCHEMA, CrystalTable, Page, Source, TableError, collect, crystal_row, data_hash,
+                             from_folder, from_prototypes, from_pyxtal, prototype_split, random_split, read_crystals,
+                             shared_path, write_crystals)
 
 KEY = 'k'*32
 QUICK = Patience(tries=4, wait=.01, timeout=5)
 # group, cell edges, atoms: five simple types that differ in edge and element
-METALS = [('Li', 3), ('Na', 11), ('K', 19), ('Rb', 37), ('Cs', 55), ('V', 23), ('Cr', 24), ('Fe', 26), ('Nb', 41), ('Mo', 42), ('Ta', 73), ('W', 74)]
+METALS = [('Li', 3), ('Na', 11), ('K', 19), ('Rb', 37), ('Cs', 55), ('V', 23), ('Cr', 24), ('Fe', 26), ('Nb', 41),
+          ('Mo', 42), ('Ta', 73), ('W', 74)]
 
 
 def crystals(n=45):
@@ -25,7 +27,8 @@ def crystals(n=45):
     found = []
     for i in range(n):
         a, z = 4 + .05*i, METALS[i % len(METALS)][1]
-        kinds = [([z], [corner]), ([z, z], [corner, centre]), ([z]*4, [corner, *faces]), ([z, 17], [corner, centre]), ([z, 22, 8, 8, 8], [corner, centre, *faces])]
+        kinds = [([z], [corner]), ([z, z], [corner, centre]), ([z]*4, [corner, *faces]), ([z, 17], [corner, centre]),
+                 ([z, 22, 8, 8, 8], [corner, centre, *faces])]
         numbers, coords = kinds[i % 5]
         found.append((f'mp-{1000 + i}', Crystal(a*np.eye(3), numbers, coords)))
     return found
@@ -37,14 +40,18 @@ SYMBOLS = dict((z, s) for s, z in METALS) | {17: 'Cl', 22: 'Ti', 8: 'O'}
 
 def optimade_entry(name, crystal):
     symbols = [SYMBOLS[int(z)] for z in crystal.numbers]
-    return dict(type='structures', id=name, attributes=dict(
-        lattice_vectors=crystal.lattice.tolist(), cartesian_site_positions=crystal.cart_coords.tolist(), species_at_sites=symbols,
-        species=[dict(name=s, chemical_symbols=[s], concentration=[1.]) for s in sorted(set(symbols))]))
+    return dict(type='structures', id=name,
+                attributes=dict(lattice_vectors=crystal.lattice.tolist(),
+                                cartesian_site_positions=crystal.cart_coords.tolist(), species_at_sites=symbols,
+                                species=[dict(name=s, chemical_symbols=[s], concentration=[1.])
+                                         for s in sorted(set(symbols))]))
 
 
 def mp_document(name, crystal):
-    sites = [dict(species=[dict(element=SYMBOLS[int(z)], occu=1)], abc=list(x), label=SYMBOLS[int(z)], properties={}) for z, x in zip(crystal.numbers, crystal.frac_coords)]
-    return dict(material_id=name, structure={'@module': 'pymatgen.core.structure', '@class': 'Structure', 'charge': 0, 'lattice': dict(matrix=crystal.lattice.tolist()), 'sites': sites})
+    sites = [dict(species=[dict(element=SYMBOLS[int(z)], occu=1)], abc=list(x), label=SYMBOLS[int(z)], properties={})
+             for z, x in zip(crystal.numbers, crystal.frac_coords)]
+    return dict(material_id=name, structure={'@module': 'pymatgen.core.structure', '@class': 'Structure', 'charge': 0,
+                                             'lattice': dict(matrix=crystal.lattice.tolist()), 'sites': sites})
 
 
 class Database(ThreadingHTTPServer):
@@ -64,25 +71,37 @@ class Database(ThreadingHTTPServer):
 
     def respond(self, path, query, headers):
         "Status and body"
-        if path == '/v1/info': return 200, dict(data=dict(type='info', id='/', attributes=dict(api_version='1.1.0')), meta=dict(provider=dict(name='Test', prefix='test')))
+        if path == '/v1/info':
+            return (200, dict(data=dict(type='info', id='/', attributes=dict(api_version='1.1.0')),
+                              meta=dict(provider=dict(name='Test', prefix='test'))))
         if path == '/v1/structures':
-            if 'FORBIDDEN' in query.get('filter', ''): return 400, dict(errors=[dict(status='400', title='Bad Request', detail='the filter does not parse')])
+            if 'FORBIDDEN' in query.get('filter', ''):
+                return 400, dict(errors=[dict(status='400', title='Bad Request', detail='the filter does not parse')])
             start, size = int(query.get('page_offset', 0)), int(query.get('page_limit', 20))
-            if size > self.largest: return 403, dict(errors=[dict(status='403', detail=f'page_limit is at most {self.largest}')])
+            if size > self.largest:
+                return 403, dict(errors=[dict(status='403', detail=f'page_limit is at most {self.largest}')])
             more = start + size < len(self.entries)
-            following = f'{self.url}/v1/structures?' + urlencode(query | dict(page_offset=start + size)) if more else None
-            return 200, dict(data=[e if isinstance(e, dict) else optimade_entry(*e) for e in self.entries[start:start + size]],
-                             links=dict(next=following if start % 2 else following and dict(href=following)), meta=dict(data_returned=len(self.entries), more_data_available=more))
-        if path == '/heartbeat': return 200, dict(status='OK', version='0.87.3', db_version='2025.09.25', access_controlled_batch_ids=['gnome_r2scan_statics'])
+            following = (f'{self.url}/v1/structures?' + urlencode(query | dict(page_offset=start + size))
+                         if more else None)
+            return (200, dict(data=[e if isinstance(e, dict) else optimade_entry(*e)
+                                    for e in self.entries[start:start + size]],
+                              links=dict(next=following if start % 2 else following and dict(href=following)),
+                              meta=dict(data_returned=len(self.entries), more_data_available=more)))
+        if path == '/heartbeat':
+            return (200, dict(status='OK', version='0.87.3', db_version='2025.09.25',
+                              access_controlled_batch_ids=['gnome_r2scan_statics']))
         if path == '/materials/summary':
             if headers.get('x-api-key') != KEY: return 401, dict(detail='No API key found in request')
-            if 'chemsys' in query and not query['chemsys'].replace('-', '').isalpha(): return 400, dict(detail='Please verify that the chemsys is right')
+            if 'chemsys' in query and not query['chemsys'].replace('-', '').isalpha():
+                return 400, dict(detail='Please verify that the chemsys is right')
             size = int(query.get('_per_page', query.get('_limit', 100)))
             if size > 1000: return 400, dict(detail='The max limit is 1000 entries')
             size = min(size, self.largest)
             skip = (int(query['_page']) - 1)*size if '_page' in query else int(query.get('_skip', 0))
             assert query['_fields'] == 'material_id,structure' and query['deprecated'] == 'False' and query['_sort_fields'] == 'material_id', query
-            return 200, dict(data=[mp_document(*e) for e in self.entries[skip:skip + size]], meta=dict(total_doc=len(self.entries), api_version='0.87.3', time_stamp='2026-01-01T00:00:00'))
+            return (200, dict(data=[mp_document(*e) for e in self.entries[skip:skip + size]],
+                              meta=dict(total_doc=len(self.entries), api_version='0.87.3',
+                                        time_stamp='2026-01-01T00:00:00')))
         return 404, dict(detail='Not Found')
 
 
@@ -100,7 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         mishap = queue.pop(0) if queue else None
         if mishap == 'drop': self.connection.close(); self.close_connection = True; return
         if mishap == 'silence': time.sleep(1.2)
-        status, said = (mishap, dict(detail='not now')) if isinstance(mishap, int) else self.server.respond(path, query, self.headers)
+        status, said = ((mishap, dict(detail='not now')) if isinstance(mishap, int)
+                        else self.server.respond(path, query, self.headers))
         body = json.dumps(said).encode()
         if mishap == 'truncated': body = body[:len(body)//2] # valid HTTP, broken JSON
         self.send_response(status)
@@ -123,7 +143,9 @@ def database():
 
 def check(path, entries=None, skip=()):
     "The file holds these crystals, once each, in order, with the right labels and coordinates"
-    table, entries = CrystalTable(path), [(name, c, GROUPS[i % 5]) for i, (name, c) in enumerate(entries or crystals()) if name not in skip]
+    table, entries = (CrystalTable(path),
+                      [(name, c, GROUPS[i % 5]) for i, (name, c) in enumerate(entries or crystals())
+                       if name not in skip])
     assert list(table.material_id) == [name for name, _, _ in entries]
     assert list(table.space_group) == list(table.space_group_tight) == [group for _, _, group in entries]
     for found, (_, crystal, _) in zip(table, entries):
@@ -133,10 +155,11 @@ def check(path, entries=None, skip=()):
     assert [p for p in Path(path).parent.iterdir() if p.name != Path(path).name] == []
 
 
-SOURCES = {
-    'optimade': ('/v1/structures', 'page_offset', lambda db, **kw: from_optimade(db.url, **dict(page_size=10, patience=QUICK) | kw)),
-    'mp': ('/materials/summary', '_page', lambda db, **kw: from_materials_project(KEY, endpoint=db.url, **dict(page_size=10, patience=QUICK) | kw)),
-}
+SOURCES = {'optimade': ('/v1/structures', 'page_offset',
+                        lambda db, **kw: from_optimade(db.url, **dict(page_size=10, patience=QUICK) | kw)),
+           'mp': ('/materials/summary', '_page',
+                  lambda db, **kw: from_materials_project(KEY, endpoint=db.url,
+                                                          **dict(page_size=10, patience=QUICK) | kw)),}
 
 
 @pytest.mark.parametrize('kind', SOURCES)
@@ -153,7 +176,8 @@ def test_all_pages_arrive(kind, database, tmp_path):
 @pytest.mark.parametrize('kind', SOURCES)
 def test_failures_in_the_middle(kind, database, tmp_path):
     path, _, source = SOURCES[kind]
-    database.mishaps = {path: [None, 500, None, 'truncated', 'cut', 503, None, 'drop', 429, None], '/v1/info': [502], '/heartbeat': [None, 503]}
+    database.mishaps = {path: [None, 500, None, 'truncated', 'cut', 503, None, 'drop', 429, None], '/v1/info': [502],
+                        '/heartbeat': [None, 503]}
     assert collect(source(database), tmp_path/'all.parquet', progress=False).n == 45
     check(tmp_path/'all.parquet')
     assert not database.mishaps[path]
@@ -161,7 +185,8 @@ def test_failures_in_the_middle(kind, database, tmp_path):
 
 def test_silent_server(database, tmp_path):
     database.mishaps = {'/v1/structures': [None, 'silence']}
-    assert collect(from_optimade(database.url, page_size=30, patience=Patience(tries=2, wait=.01, timeout=.6)), tmp_path/'all.parquet', progress=False).n == 45
+    assert collect(from_optimade(database.url, page_size=30, patience=Patience(tries=2, wait=.01, timeout=.6)),
+                   tmp_path/'all.parquet', progress=False).n == 45
 
 
 @pytest.mark.parametrize('kind', SOURCES)
@@ -169,13 +194,16 @@ def test_gives_up_keeps_what_came_and_goes_on(kind, database, tmp_path):
     path, what, source = SOURCES[kind]
     out = tmp_path/'all.parquet'
     database.mishaps = {path: [None, None] + [500]*(QUICK.tries*4)}
-    with pytest.raises(DatabaseError, match='run the same command again'): collect(source(database), out, progress=False)
+    with pytest.raises(DatabaseError, match='run the same command again'):
+        collect(source(database), out, progress=False)
     assert not out.exists() and (tmp_path/'all.parquet.parts'/'000001.parquet').exists()
-    with pytest.raises(TableError, match='another collection'): collect(source(database, page_size=11), out, progress=False)
+    with pytest.raises(TableError, match='another collection'):
+        collect(source(database, page_size=11), out, progress=False)
     database.mishaps, database.heard[:] = {}, []
     assert collect(source(database), out, progress=False).n == 45
     check(out)
-    assert min(database.asked(path, what)) == (20 if kind == 'optimade' else 3) # the first two pages are not asked for again
+    # the first two pages are not asked for again
+    assert min(database.asked(path, what)) == (20 if kind == 'optimade' else 3)
 
 
 SCRIPT = '''
@@ -191,7 +219,9 @@ def test_killed_process_is_resumed(database, tmp_path):
     database.delay = .3
     process = subprocess.Popen([sys.executable, '-c', SCRIPT, database.url, str(out)], stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while process.poll() is None and not (state.exists() and json.loads(state.read_text())['parts'] >= 3) and time.time() < deadline: time.sleep(.01)
+    while process.poll() is None and not (state.exists()
+                                          and json.loads(state.read_text())['parts'] >= 3) and time.time() < deadline:
+        time.sleep(.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not out.exists()
@@ -229,20 +259,26 @@ def test_refusals_are_final_and_say_what_to_do(database, tmp_path, monkeypatch):
 
 def test_short_pages_and_odd_entries(database, tmp_path):
     database.largest = 8 # a server that gives shorter pages than asked for
-    assert collect(from_materials_project(KEY, endpoint=database.url, page_size=10, patience=QUICK), tmp_path/'all.parquet', progress=False).n == 45
+    assert collect(from_materials_project(KEY, endpoint=database.url, page_size=10, patience=QUICK),
+                   tmp_path/'all.parquet', progress=False).n == 45
     check(tmp_path/'all.parquet')
     first = dict(optimade_entry(*database.entries[0]))
-    half = json.loads(json.dumps(first)); half['id'] = 'half'; half['attributes']['species'][0] |= dict(chemical_symbols=['Li', 'vacancy'], concentration=[.5, .5])
+    half = json.loads(json.dumps(first)); half['id'] = 'half'
+    half['attributes']['species'][0] |= dict(chemical_symbols=['Li', 'vacancy'], concentration=[.5, .5])
     bare = json.loads(json.dumps(first)); bare['id'] = 'bare'; bare['attributes'].pop('species')
-    lost = dict(type='structures', id='lost', attributes=dict(lattice_vectors=None, cartesian_site_positions=[], species_at_sites=[], species=[]))
-    odd = json.loads(json.dumps(first)); odd['id'] = 'odd'; odd['attributes'] |= dict(species_at_sites=['X'], species=[dict(name='X', chemical_symbols=['X'], concentration=[1.])])
+    lost = dict(type='structures', id='lost',
+                attributes=dict(lattice_vectors=None, cartesian_site_positions=[], species_at_sites=[], species=[]))
+    odd = json.loads(json.dumps(first)); odd['id'] = 'odd'
+    odd['attributes'] |= dict(species_at_sites=['X'],
+                              species=[dict(name='X', chemical_symbols=['X'], concentration=[1.])])
     database.entries = [first, half, bare, lost, odd, first]
     done = collect(from_optimade(database.url, page_size=4, patience=QUICK), tmp_path/'all.parquet', progress=False)
     assert list(CrystalTable(done.path).material_id) == ['mp-1000', 'bare'] and done.repeated == 1
     assert [name for name, _ in done.failed] == ['half', 'lost', 'odd'] and done.exit_code == 1
     assert all(name in reason for name, reason in done.failed)
     database.entries, database.largest = [], 1000
-    with pytest.raises(TableError, match='gave no crystal'): collect(from_optimade(database.url, patience=QUICK), tmp_path/'none.parquet', progress=False)
+    with pytest.raises(TableError, match='gave no crystal'):
+        collect(from_optimade(database.url, patience=QUICK), tmp_path/'none.parquet', progress=False)
     assert not (tmp_path/'none.parquet').exists() and not (tmp_path/'none.parquet.parts').exists()
 
 
@@ -267,12 +303,16 @@ def test_tables_that_are_not(rows, tmp_path):
     with pytest.raises(TableError, match=r'holed\.parquet'): read_crystals(tmp_path/'holed.parquet')
     pq.write_table(read_crystals(good).drop_columns(['numbers', 'space_group']), tmp_path/'other.parquet')
     for job in (read_crystals, CrystalTable):
-        with pytest.raises(TableError, match=r'other\.parquet: the columns space_group, numbers are missing.*write_crystals'): job(tmp_path/'other.parquet')
+        with pytest.raises(TableError,
+                           match=r'other\.parquet: the columns space_group, numbers are missing.*write_crystals'):
+            job(tmp_path/'other.parquet')
     with pytest.raises(TableError, match='other types'): # text where numbers belong
         pq.write_table(read_crystals(good).set_column(5, 'numbers', pa.array(['x']*45)), tmp_path/'types.parquet')
         read_crystals(tmp_path/'types.parquet')
-    loose = [dict(r, lattice=list(map(float, r['lattice'])), numbers=list(map(int, r['numbers'])), frac_coords=list(map(float, r['frac_coords']))) for r in rows]
-    pq.write_table(pa.Table.from_pylist(loose), tmp_path/'loose.parquet') # 64-bit lists of any length, as pandas writes them
+    loose = [dict(r, lattice=list(map(float, r['lattice'])), numbers=list(map(int, r['numbers'])),
+                  frac_coords=list(map(float, r['frac_coords']))) for r in rows]
+    # 64-bit lists of any length, as pandas writes them
+    pq.write_table(pa.Table.from_pylist(loose), tmp_path/'loose.parquet')
     assert read_crystals(tmp_path/'loose.parquet').equals(read_crystals(good))
     with pytest.raises(TableError, match='no such file'): CrystalTable(tmp_path/'none.parquet')
     with pytest.raises(TableError): CrystalTable(tmp_path)
@@ -286,7 +326,8 @@ def test_a_write_that_fails_leaves_the_old_file(rows, tmp_path):
     with pytest.raises(RuntimeError): write_crystals(path, broken())
     assert data_hash(path) == before and [p.name for p in tmp_path.iterdir()] == ['x.parquet']
     with pytest.raises(TableError, match='may write to'): write_crystals(tmp_path/'no'/'x.parquet', rows)
-    with pytest.raises(TableError, match='may write to'): collect(from_prototypes(), tmp_path/'no'/'x.parquet', progress=False)
+    with pytest.raises(TableError, match='may write to'):
+        collect(from_prototypes(), tmp_path/'no'/'x.parquet', progress=False)
 
 
 def test_table_views(rows, tmp_path):
@@ -310,7 +351,8 @@ def test_state_that_was_damaged(tmp_path):
 def test_folder_names_bad_files_and_takes_the_rest(tmp_path):
     folder = tmp_path/'in'; (folder/'sub').mkdir(parents=True)
     crystal = crystals(2)[1][1].to_pymatgen()
-    for name in ('a.cif', 'sub/a.cif', 'a.vasp'): crystal.to(filename=str(folder/name), fmt='cif' if name.endswith('cif') else 'poscar')
+    for name in ('a.cif', 'sub/a.cif', 'a.vasp'):
+        crystal.to(filename=str(folder/name), fmt='cif' if name.endswith('cif') else 'poscar')
     (folder/'bad.cif').write_text('no')
     (folder/'empty.cif').write_text('')
     (folder/'README.md').write_text('not a structure, and not meant to be one')
@@ -341,7 +383,8 @@ def test_splits(seed):
     assert not set(kinds[train]) & set(kinds[test]) and len(train) + len(test) == 3000
     for g in np.unique(groups): assert .15 < (groups[test] == g).sum()/(groups == g).sum() < .25
     alone = groups == 62 # a group is divided the same way whichever others are there
-    assert (np.flatnonzero(alone)[random_split(groups[alone], (.9, .1), seed)[1]] == [i for i in random_split(groups, (.9, .1), seed)[1] if alone[i]]).all()
+    assert (np.flatnonzero(alone)[random_split(groups[alone], (.9, .1), seed)[1]]
+            == [i for i in random_split(groups, (.9, .1), seed)[1] if alone[i]]).all()
 
 
 def test_random_crystals():
@@ -358,4 +401,5 @@ def test_the_shared_materials_project():
     table = CrystalTable(path)
     for i in np.random.default_rng(0).choice(len(table), 40, replace=False):
         row = crystal_row(table[int(i)])
-        assert (row['formula'], row['space_group'], row['space_group_tight']) == (table.formula[i], table.space_group[i], table.space_group_tight[i])
+        assert (row['formula'], row['space_group'],
+                row['space_group_tight']) == (table.formula[i], table.space_group[i], table.space_group_tight[i])
