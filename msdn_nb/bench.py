@@ -398,7 +398,8 @@ def run_bench(
         begun = time.perf_counter(); found[name] = part(); found[name]['wall_time_s'] = time.perf_counter() - begun
     found.update(quick=quick, seed=seed, **training_facts(), load_before=load,
                  load_after=os.getloadavg()[0] if load is not None else None, wall_time_s=time.perf_counter() - start,
-                 command=f'python -c "from msdn_nb.bench import run_bench as b; b(quick={quick}, seed={seed}, out={str(out)!r})"')
+                 command=f'python -c "from msdn_nb.bench import run_bench as b; b(quick={quick}, seed={seed}, '
+                         f'out={str(out)!r})"')
     if out is not None: write_bench(found, out)
     return found
 

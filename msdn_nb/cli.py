@@ -184,7 +184,8 @@ def cell_numbers(
     try: cell = tuple(float(x) for x in text.replace(',', ' ').split())
     except ValueError: cell = ()
     if len(cell) != 6:
-        raise typer.BadParameter(f'{text!r}: give six numbers, a b c in angstrom and alpha beta gamma in degrees, such as "4.594 4.594 2.959 90 90 90"',
+        raise typer.BadParameter(f'{text!r}: give six numbers, a b c in angstrom and alpha beta gamma in degrees, such '
+                                 'as "4.594 4.594 2.959 90 90 90"',
                                  param_hint='--cell')
     return cell
 
@@ -192,7 +193,8 @@ def cell_numbers(
 @app.command()
 def identify(
     paths:Annotated[list[Path],
-                    typer.Argument(help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images (PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z; or NPZ files of msdn simulate.',
+                    typer.Argument(help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images (PNG, JPEG, TIFF, NPY), three in '
+                                        'a row for one crystal, in the order x y z; or NPZ files of msdn simulate.',
                                    show_default=False)],
     model:Annotated[Optional[str],
                     typer.Option(help='Name of shipped weights, or path of a .safetensors file; powder-230-measured for powder patterns and msdn-72 for the rest, if not given.',
@@ -320,7 +322,8 @@ def make_instrument(
     angstrom = wavelength_angstrom(wavelength or 'Cu'); scale = angstrom/CU_KA1
     second = {a: b for a, b in K_ALPHA.values()}.get(angstrom)
     if alpha2 and second is None:
-        raise ValueError(f'K-alpha2 of {angstrom:g} angstrom is not known; give --wavelength as one of {", ".join(K_ALPHA)}')
+        raise ValueError(f'K-alpha2 of {angstrom:g} angstrom is not known; give --wavelength as one of '
+                         f'{", ".join(K_ALPHA)}')
     reach = tuple(round(math.degrees(2*math.asin(min(.996, scale*math.sin(math.radians(x/2))))), 2) for x in (5, 90))
     return Instrument(angstrom, radiation or 'xray', .5*alpha2, second if alpha2 else None, tuple(two_theta or reach),
                       round(.02*scale, 4), w=(fwhm or .1*scale)**2, background=(background, -background/2) if background
@@ -402,7 +405,8 @@ Height = Annotated[Optional[float], typer.Option(min=0, help='--powder: height, 
 Counts = Annotated[Optional[float], typer.Option(min=1, help='--powder: counts in the highest line; adds noise.',
                                                  show_default=False)]
 March = Annotated[Optional[float], typer.Option(min=.05, max=20,
-                                                help='--powder: March-Dollase r about 001; below 1 plates, above 1 needles.',
+                                                help='--powder: March-Dollase r about 001; below 1 plates, above '
+                                                     '1 needles.',
                                                 show_default=False)]
 BFactor = Annotated[Optional[float], typer.Option(min=0, help='Isotropic Debye-Waller B, square angstrom.',
                                                   show_default=False)]
@@ -484,7 +488,8 @@ def data(
     "Collect structures into a Parquet file."
     name, wanted = SourceName(source).value, number_list(groups)
     if name in ('folder', 'optimade') and not where:
-        raise typer.BadParameter(f'{name} needs to know where: give the {"folder" if name == "folder" else "provider"} after it',
+        raise typer.BadParameter(f'{name} needs to know where: give the '
+                                 f'{"folder" if name == "folder" else "provider"} after it',
                                  param_hint='WHERE')
     def job():
         from msdn_nb.sources import collect
@@ -572,7 +577,8 @@ def _train_reader(recipe, table, run, out, epochs, workers, seed, start, cache, 
     "Path of the weights, and scores on law-made patterns"
     from msdn_nb.indexing import finish_reader, train_reader
     if table is not None or epochs or start:
-        raise ValueError(f'{recipe.name}: a reader learns three weights from laws, at once; leave out --data, --epochs and --start')
+        raise ValueError(f'{recipe.name}: a reader learns three weights from laws, at once; leave out --data, --epochs '
+                         'and --start')
     _alone(recipe.name); path = finish_reader(train_reader(recipe, seed), recipe, out, command=command, seed=seed)
     return path, dict(model=recipe.name, **json.loads(path.with_suffix('.json').read_text())['unseen'])
 
@@ -614,7 +620,8 @@ def _scores(d):
     shown = {'top1': 'top-1', 'top2': 'top-2', 'top3': 'top-3', 'top4': 'top-4', 'top5': 'top-5',
              'class': 'extinction class', 'diffraction_class_top1': 'diffraction class',
              'crystal_system_top1': 'crystal system', 'macro_f1': 'macro F1', 'ece': 'calibration error'}
-    head = f'{d["model"]}: {d["n"]:,} patterns' + (f', {d["skipped"]:,} skipped, {d["structures_per_second"]:.0f} a second'
+    head = f'{d["model"]}: {d["n"]:,} patterns' + (f', {d["skipped"]:,} skipped, '
+                                                   f'{d["structures_per_second"]:.0f} a second'
                                                    if 'skipped' in d else ' made from laws')
     return '\n'.join([head, *(f'  {label:18}{100*d[key]:6.2f} %' for key, label in shown.items() if key in d)])
 
@@ -733,7 +740,8 @@ def reproduce(
         if name is None: return (rows := experiment_list(out)), _experiments_text(rows), []
         found = reproduce(name, quick, full, out, data, seed, workers, folder)
         return (found,
-                f"{result_path(name, quick, out)}: {found['form']} size, {len(found['steps'])} steps, {found['wall_time_s']:,.1f} s",
+                f"{result_path(name, quick, out)}: {found['form']} size, {len(found['steps'])} steps, "
+                f"{found['wall_time_s']:,.1f} s",
                 [])
     one_job(job, name or 'reproduce', as_json)
 
@@ -753,7 +761,8 @@ def _system(text):
 Axes = Enum('Axes', {n: n for n in ('fixed', 'free')}, type=str)
 By = Enum('By', {n: n for n in ('hkl', 'd')}, type=str)
 System = Annotated[str,
-                   typer.Option(help='cubic, tetragonal, trigonal+hexagonal, orthorhombic, monoclinic, triclinic, all, or space group numbers joined by commas.')]
+                   typer.Option(help='cubic, tetragonal, trigonal+hexagonal, orthorhombic, monoclinic, triclinic, all, '
+                                     'or space group numbers joined by commas.')]
 AxesOption = Annotated[Axes,
                        typer.Option(help='Axes of the International Tables, or free: orthorhombic axes in any order.')]
 ByOption = Annotated[By, typer.Option(help='Judge by indexed reflections or by d-spacings alone.')]
@@ -772,7 +781,8 @@ def _prior(text):
     if text in ('uniform', 'mp'): return None if text == 'uniform' else population()
     try: return {int(n): float(w) for n, w in json.loads(Path(text).read_text(encoding='utf-8')).items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        raise typer.BadParameter(f'--prior {text}: give uniform, mp, or a JSON file that maps space group numbers to weights') from None
+        raise typer.BadParameter(f'--prior {text}: give uniform, mp, or a JSON file that maps space group numbers '
+                                 'to weights') from None
 
 @laws.command()
 def ceiling(
@@ -812,7 +822,8 @@ def check(
     d:Annotated[Optional[str],
                 typer.Option(help='Observed d-spacings in angstrom, or a text file (first column).')]=None,
     two_theta:Annotated[Optional[str],
-                        typer.Option(help='Observed peak positions in degrees, or a text file (first column); needs --wavelength.')]=None,
+                        typer.Option(help='Observed peak positions in degrees, or a text file (first column); needs '
+                                          '--wavelength.')]=None,
     wavelength:Annotated[Optional[float], typer.Option(help='In angstrom.')]=None,
     tolerance:Annotated[Optional[float],
                         typer.Option(help='Of two-theta in degrees (0.1), of d as a fraction (0.002).')]=None,

@@ -41,7 +41,8 @@ def lattice_from_parameters(
     "The cell with these edges and angles, a along x and b in the xy plane"
     x, y, z = np.cos(np.radians([alpha, beta, gamma]))
     if not (min(a, b, c) > 0 and 1 - x*x - y*y - z*z + 2*x*y*z > 1e-6):
-        raise CrystalError(f'a cell with edges {a}, {b}, {c} and angles {alpha}, {beta}, {gamma} has no volume; check the six cell parameters')
+        raise CrystalError(f'a cell with edges {a}, {b}, {c} and angles {alpha}, {beta}, {gamma} has no volume; check '
+                           'the six cell parameters')
     return np.array(gemmi.UnitCell(a, b, c, alpha, beta, gamma).orth.mat.tolist()).T
 
 # %% ../nbs/01_crystal.ipynb #ba905736
@@ -158,7 +159,8 @@ def __repr__(self:Crystal):
 def _repr_markdown_(self:Crystal):
     a, b, c, alpha, beta, gamma = cell_parameters(self.lattice)
     group = ('' if self.space_group is None
-             else f', space group {self.space_group} ({gemmi.find_spacegroup_by_number(self.space_group).short_name()}; symprec {self.symprec} Å)')
+             else f', space group {self.space_group} '
+                  f'({gemmi.find_spacegroup_by_number(self.space_group).short_name()}; symprec {self.symprec} Å)')
     head = f'**{self.name or self.formula}**: {self.formula}, {self.n_sites} sites{"" if self.is_ordered else " (disordered)"}{group}'
     return (f'{head}\n\n| a (Å) | b (Å) | c (Å) | α (°) | β (°) | γ (°) | V (Å³) |\n|---|---|---|---|---|---|---|\n'
             f'| {a:.4f} | {b:.4f} | {c:.4f} | {alpha:.2f} | {beta:.2f} | {gamma:.2f} | {self.volume:.2f} |')
@@ -199,7 +201,8 @@ def from_ase(
 def to_ase(self:Crystal):
     "The crystal as `ase.Atoms`"
     if not self.is_ordered:
-        raise CrystalError(f'{self.name or self.formula}: ASE holds whole atoms only; use to_pymatgen() for shared sites')
+        raise CrystalError(f'{self.name or self.formula}: ASE holds whole atoms only; use to_pymatgen() for '
+                           'shared sites')
     from ase import Atoms
     return Atoms(self.numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
@@ -363,7 +366,8 @@ def _atom_list(tags):
     dummy = np.array([flag.lower() == 'dum' for flag in column('calc_flag')])
     good = np.isfinite(coords).all(1) & ~dummy & (shares > 0)
     if (numbers[good] == 0).any():
-        raise CrystalError(f"no element is known by the name {column('label')[np.flatnonzero(good & (numbers == 0))[0]]!r}; use element symbols")
+        raise CrystalError("no element is known by the name "
+                           f"{column('label')[np.flatnonzero(good & (numbers == 0))[0]]!r}; use element symbols")
     if not good.all():
         warnings.warn(f'{(~good).sum()} of {n} listed atoms have no coordinates or no occupancy and are left out')
     return numbers[good], coords[good], shares[good]
@@ -391,12 +395,14 @@ def _parse_cif(text):
     tags = next((t for t in every if _CELL[0] in t and '_atom_site_fract_x' in t), every[0] if every else {})
     parameters = [_number(_value(tags, [tag])) for tag in _CELL]
     if not np.isfinite(parameters).all():
-        raise CrystalError(f'{", ".join(t for t, p in zip(_CELL, parameters) if not np.isfinite(p))} missing or not a number; give the six cell parameters')
+        raise CrystalError(f'{", ".join(t for t, p in zip(_CELL, parameters) if not np.isfinite(p))} missing or not a '
+                           'number; give the six cell parameters')
     atoms, lattice = _atom_list(tags), lattice_from_parameters(*parameters)
     Crystal(lattice, [1], np.zeros((1, 3))) # a wrong cell is refused before it is filled
     crystal = fill_cell(lattice, _operations(tags, parameters[3:]), *atoms)
     if off := _off_formula(crystal, tags):
-        warnings.warn(f'the amounts of {", ".join(off)} do not fit the stated formula; check that the atom list is complete and its positions are in the stated setting')
+        warnings.warn(f'the amounts of {", ".join(off)} do not fit the stated formula; check that the atom list is '
+                      'complete and its positions are in the stated setting')
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #b7f7db5e
@@ -451,13 +457,15 @@ def read_crystal(
     if library == 'pymatgen' and hasattr(source, 'lattice'): return from_pymatgen(source, name or '')
     if library == 'ase' and hasattr(source, 'cell'): return from_ase(source, name or '')
     if not isinstance(source, (str, os.PathLike)):
-        raise CrystalError(f'{type(source).__name__}: not a structure; give a path, a pymatgen Structure, ase.Atoms or a Crystal')
+        raise CrystalError(f'{type(source).__name__}: not a structure; give a path, a pymatgen Structure, ase.Atoms or '
+                           'a Crystal')
     path = Path(source)
     try: return replace(_parse_file(path), name=name or path.stem)
     except CrystalError as e: raise CrystalError(f'{path}: {e}') from e
     except Exception as e:
         reason = ' '.join(str(e).split())[:200] or type(e).__name__
-        raise CrystalError(f'{path}: this is not a structure file that can be read ({reason}); give a CIF, a POSCAR or a pymatgen JSON, complete and as text') from e
+        raise CrystalError(f'{path}: this is not a structure file that can be read ({reason}); give a CIF, a POSCAR or '
+                           'a pymatgen JSON, complete and as text') from e
 
 # %% ../nbs/01_crystal.ipynb #3f35e356
 MAX_ATOMS = 5000
@@ -470,7 +478,8 @@ def check_size(
     n = len(crystal.numbers)
     if n >= limit:
         raise CrystalError(_called(crystal.name,
-                                   f'{n:,} atoms in the cell, {limit:,} or more are too many; give the primitive or conventional cell of the crystal'))
+                                   f'{n:,} atoms in the cell, {limit:,} or more are too many; give the primitive or '
+                                   'conventional cell of the crystal'))
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #aa504f97
@@ -722,6 +731,7 @@ def measure_standard_cells(
                  ratio_to_pymatgen={'one_core': theirs/one, 'two_cores': theirs/two, 'cpu_time': theirs_cpu/one_cpu},
                  seed=seed, data_hash=hashlib.sha256(Path(path).read_bytes()).hexdigest(), **run_facts(),
                  wall_time_s=time.perf_counter() - start,
-                 command=f'python -c "from msdn_nb.crystal import measure_standard_cells as m; m({str(path)!r}, n={n}, seed={seed}, out={str(out)!r})"')
+                 command=f'python -c "from msdn_nb.crystal import measure_standard_cells as m; m({str(path)!r}, n={n}, '
+                         f'seed={seed}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
     return found

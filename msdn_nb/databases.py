@@ -37,7 +37,8 @@ class Patience:
             try: return job()
             except Passing as e:
                 if k + 1 == self.tries:
-                    raise DatabaseError(f'{name}: no answer in {self.tries} attempts ({e}); what has come so far is kept: run the same command again later, and it goes on from there') from e
+                    raise DatabaseError(f'{name}: no answer in {self.tries} attempts ({e}); what has come so far is '
+                                        'kept: run the same command again later, and it goes on from there') from e
                 time.sleep(min(self.wait*2**k if e.wait is None else e.wait, self.longest)*(1 + random.random()/4))
 
 # %% ../nbs/03_databases.ipynb #0c8b9464
@@ -82,7 +83,8 @@ def _species(attributes):
         parts = [(s, c) for s, c in zip(kind['chemical_symbols'], kind['concentration']) if s != 'vacancy']
         found[kind['name']] = [(gemmi.Element(s).atomic_number, float(c)) for s, c in parts]
         if any(not z for z, _ in found[kind['name']]):
-            raise CrystalError(f'the species {kind["name"]!r} is no element; only crystals of known elements can be used')
+            raise CrystalError(f'the species {kind["name"]!r} is no element; only crystals of known elements '
+                               'can be used')
     return found
 
 def from_optimade_entry(
@@ -99,7 +101,8 @@ def from_optimade_entry(
         return Crystal(lattice, numbers, np.linalg.solve(lattice.T, np.array(places).T).T, np.minimum(shares, 1.), name)
     except CrystalError as e: raise CrystalError(f'{name}: {e}') from e
     except (LookupError, TypeError, ValueError, np.linalg.LinAlgError) as e:
-        raise CrystalError(f'{name}: the entry has no full three-dimensional structure ({type(e).__name__}: {e}); leave it out with a filter such as nperiodic_dimensions=3') from e
+        raise CrystalError(f'{name}: the entry has no full three-dimensional structure ({type(e).__name__}: {e}); '
+                           'leave it out with a filter such as nperiodic_dimensions=3') from e
 
 # %% ../nbs/03_databases.ipynb #456d5a76
 _OPTIMADE_FIELDS = 'lattice_vectors,cartesian_site_positions,species,species_at_sites'
@@ -114,7 +117,8 @@ def optimade_address(
         known = OptimadeRester.aliases
         address = known.get(provider)
     if address is None:
-        raise DatabaseError(f'{provider}: no OPTIMADE database is known by this name; give its address (https://...) or one of {", ".join(sorted(known))}')
+        raise DatabaseError(f'{provider}: no OPTIMADE database is known by this name; give its address (https://...) '
+                            f'or one of {", ".join(sorted(known))}')
     return re.sub(r'/v\d+(\.\d+)*/?$', '', address).rstrip('/') + '/'
 
 def _next_page(said, url):
@@ -146,10 +150,12 @@ def from_optimade(
             while url:
                 said = get_json(provider, url, session, patience)
                 if not isinstance(said.get('data'), list):
-                    raise DatabaseError(f'{provider}: {url} gives no list of structures ({str(said.get("errors", ""))[:120]}); check the address and the filter')
+                    raise DatabaseError(f'{provider}: {url} gives no list of structures ({str(said.get("errors", ""))[:120]}); check the '
+                                        'address and the filter')
                 here, url = url, _next_page(said, url)
                 if url == here:
-                    raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or ask with another page_size')
+                    raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or ask with another '
+                                        'page_size')
                 yield Page([(str(e.get('id', '?')), _attempt_entry(e)) for e in said['data']], url,
                            (said.get('meta') or {}).get('data_returned'))
     return Source('optimade', dict(provider=provider, filter=filter, page_size=page_size), pages)
@@ -160,9 +166,11 @@ def _mp_key(key):
     from pymatgen.core import SETTINGS
     key = key or os.environ.get('MP_API_KEY') or SETTINGS.get('PMG_MAPI_KEY')
     if not key:
-        raise DatabaseError('Materials Project: no key; get one at https://materialsproject.org/api and put it into the environment variable MP_API_KEY')
+        raise DatabaseError('Materials Project: no key; get one at https://materialsproject.org/api and put it into '
+                            'the environment variable MP_API_KEY')
     if len(key) != 32:
-        raise DatabaseError(f'Materials Project: the key has {len(key)} characters instead of 32; copy it again from https://materialsproject.org/api into MP_API_KEY')
+        raise DatabaseError(f'Materials Project: the key has {len(key)} characters instead of 32; copy it again from '
+                            'https://materialsproject.org/api into MP_API_KEY')
     return key
 
 def _mp_sorted(error):
@@ -173,7 +181,8 @@ def _mp_sorted(error):
             or 'unknown to' in text else 0)
     if code in (401, 403): return DatabaseError(f'Materials Project: the key is refused ({text}); check MP_API_KEY')
     if 400 <= code < 500 and code not in (408, 425, 429):
-        return DatabaseError(f'Materials Project: the question is refused ({text}); check its terms against MPRester().materials.summary.search')
+        return DatabaseError(f'Materials Project: the question is refused ({text}); check its terms against '
+                             'MPRester().materials.summary.search')
     return Passing(text[:120] or type(error).__name__)
 
 # %% ../nbs/03_databases.ipynb #3b5bff74

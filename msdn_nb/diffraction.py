@@ -66,7 +66,8 @@ class Detector:
         flat = self.distance is not None and self.pixel_size is not None
         if self.pixels<1: raise DiffractionError(f'a detector of {self.pixels} pixels: give at least 1')
         if flat==(self.field_of_view is not None):
-            raise DiffractionError('a detector needs either field_of_view, or distance and pixel_size with field_of_view=None')
+            raise DiffractionError('a detector needs either field_of_view, or distance and pixel_size with '
+                                   'field_of_view=None')
         if min(v for v in (self.field_of_view,self.distance,self.pixel_size) if v is not None)<=0:
             raise DiffractionError('lengths of a detector must be positive')
     @property
@@ -91,7 +92,8 @@ def scattering_vectors(self:Detector,
         return torch.stack([x/r,y/r,-(x**2+y**2)/(r*(r+self.distance))],-1)/beam.wavelength
     t = beam.wavelength**2*(x**2+y**2)
     if t.max()>=1:
-        raise DiffractionError(f'field_of_view {self.field_of_view} reaches beyond the Ewald sphere of wavelength {beam.wavelength} Å; keep it under {1/beam.wavelength/2**.5:.3g} 1/Å')
+        raise DiffractionError(f'field_of_view {self.field_of_view} reaches beyond the Ewald sphere of wavelength '
+                               f'{beam.wavelength} Å; keep it under {1/beam.wavelength/2**.5:.3g} 1/Å')
     return torch.stack([x,y,-(x**2+y**2)*beam.wavelength/(1+torch.sqrt(1-t))],-1)
 
 # %% ../nbs/10_diffraction.ipynb #45fd5eac
@@ -198,7 +200,8 @@ def _atom_groups(crystals):
     bins = {}
     for i,c in enumerate(crystals):
         if c.numbers.max()>MAX_Z:
-            raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they are tabulated for Z = 1 to {MAX_Z}')
+            raise DiffractionError(f'{c.name or "crystal"}: element {c.numbers.max()} has no scattering factors; they '
+                                   f'are tabulated for Z = 1 to {MAX_Z}')
         r = (c.frac_coords-c.frac_coords.mean(0))@c.lattice
         for z in np.unique(c.numbers):
             mine = c.numbers==z

@@ -32,13 +32,16 @@ class Needed:
 
 _SHARE = 'in the folder that the environment variable MSDN_SHARED names'
 NEEDS = dict(mp=Needed('mp/structures.parquet', 'the structures of the Materials Project',
-                       'collect them with `msdn data mp --out FILE` (about an hour, most of it spent on finding 150,000 space groups; ' 'it resumes, and wants a free key) and add --data FILE'),
+                       'collect them with `msdn data mp --out FILE` (about an hour, most of it spent on finding '
+                       '150,000 space groups; ' 'it resumes, and wants a free key) and add --data FILE'),
              rruff=Needed('powder_measured/rruff.parquet', 'labelled powder patterns of the RRUFF project',
                           'they come with Salgado et al., npj Comput. Mater. 9 (2023), a download of minutes; ' f'put them as powder_measured/rruff.parquet (columns id, space_group, intensity) {_SHARE}'),
              measured=Needed('powder_measured', 'measured powder patterns',
-                             f'supplementary data of IUCr journals, some minutes by hand; put .xy files and a truth.csv as powder_measured {_SHARE}'),
+                             'supplementary data of IUCr journals, some minutes by hand; put .xy files and a '
+                             f'truth.csv as powder_measured {_SHARE}'),
              cod=Needed('cod', 'structures of the Crystallography Open Database',
-                        f'fetch CIF files from crystallography.net, some minutes; put them and a truth.csv as cod {_SHARE}'))
+                        'fetch CIF files from crystallography.net, some minutes; put them and a truth.csv as '
+                        f'cod {_SHARE}'))
 
 # %% ../nbs/43_experiments.ipynb #a5cdb986
 def find_data(
@@ -50,7 +53,8 @@ def find_data(
     if path is None:
         raise ExperimentError(f'{NEEDS[need].what} are not here ({NEEDS[need].path}): {NEEDS[need].remedy}')
     if not path.exists():
-        raise ExperimentError(f'{path}: there is no such file; check the path, or leave out --data to look for {NEEDS[need].path}')
+        raise ExperimentError(f'{path}: there is no such file; check the path, or leave out --data to look for '
+                              f'{NEEDS[need].path}')
     return path
 
 def hash_of(
@@ -91,14 +95,17 @@ def experiment(
     "Register a function of a `Run` as an experiment"
     needs = tuple(needs.split())
     if not re.fullmatch(r'[a-z0-9][a-z0-9_-]*', name) or name in ('quick', 'full'):
-        raise ExperimentError(f'{name!r}: name an experiment with lower case letters, digits, - and _, and not quick or full')
+        raise ExperimentError(f'{name!r}: name an experiment with lower case letters, digits, - and _, and not '
+                              'quick or full')
     if unknown := set(needs) - set(NEEDS):
-        raise ExperimentError(f'{name} needs {", ".join(unknown)}: known are {", ".join(NEEDS)}; describe further data in NEEDS')
+        raise ExperimentError(f'{name} needs {", ".join(unknown)}: known are {", ".join(NEEDS)}; describe further '
+                              'data in NEEDS')
     def register(job):
         there = _REGISTRY.get(name)
         if there and job.__module__ in MODULES and there.job.__module__ != job.__module__:
             if there.job.__module__ in MODULES:
-                raise ExperimentError(f'{name}: {there.job.__module__} and {job.__module__} both have an experiment of this name; rename one')
+                raise ExperimentError(f'{name}: {there.job.__module__} and {job.__module__} both have an experiment of '
+                                      'this name; rename one')
             return job
         _REGISTRY[name] = Experiment(name, paper, about, needs, minutes, job)
         return job
@@ -131,7 +138,8 @@ def plain(
     if isinstance(value, float): return value if np.isfinite(value) else None
     if value is None or isinstance(value, (str, int)): return value
     if isinstance(value, Path): return str(value)
-    raise ExperimentError(f'{type(value).__name__}: a step gives numbers, text, lists and dicts of them; keep arrays with run.arrays and models in files under run.folder')
+    raise ExperimentError(f'{type(value).__name__}: a step gives numbers, text, lists and dicts of them; keep arrays '
+                          'with run.arrays and models in files under run.folder')
 
 # %% ../nbs/43_experiments.ipynb #3691eceb
 def _hashed(data): return 'sha256 ' + hashlib.sha256(data).hexdigest()[:16]
@@ -209,7 +217,8 @@ def _fix(self:Run, **settings):
     path, new = self.folder/'run.json', plain(settings)
     old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
     if different := [f'{k} was {old[k]!r} and is now {new[k]!r}' for k in new if k in old and old[k] != new[k]]:
-        raise ExperimentError(f'{_shown_path(self.folder)} holds steps of another run: {"; ".join(different)}; delete this folder, or name another with --folder')
+        raise ExperimentError(f'{_shown_path(self.folder)} holds steps of another run: {"; ".join(different)}; delete '
+                              'this folder, or name another with --folder')
     write_json(path, old | new)
 
 @patch
@@ -218,7 +227,8 @@ def _keep_result(self:Run, form):
     if not self.out.exists(): return
     there = json.loads(self.out.read_text(encoding='utf-8')).get('form', 'full')
     if _FORMS.index(form) < _FORMS.index(there):
-        raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not overwrite; name another folder with --out'
+        raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not '
+                              'overwrite; name another folder with --out'
                               + (', or measure at full size with --full' if form == 'reduced' else ''))
 
 # %% ../nbs/43_experiments.ipynb #a3ae1b91
@@ -251,7 +261,9 @@ def _compute(self:Run, function, args, kwargs):
 def _agree(self:Run, path, kept, asked):
     "Refuse a step that was computed from something else"
     if kept != asked:
-        raise ExperimentError(f'{_shown_path(path)} was computed from {json.dumps(kept)} and is now wanted from {json.dumps(asked)}; delete this file and what builds on it, or name another folder with --folder')
+        raise ExperimentError(f'{_shown_path(path)} was computed from {json.dumps(kept)} and is now wanted from '
+                              f'{json.dumps(asked)}; delete this file and what builds on it, or name another folder '
+                              'with --folder')
 
 @patch
 def step(self:Run,
@@ -383,7 +395,8 @@ def document(self:Run,
                  command=' '.join(['msdn reproduce', self.name, *options]))
     head = dict(name=entry.name, paper=entry.paper, about=entry.about)
     if taken := set(result) & {*head, *facts}:
-        raise ExperimentError(f'{self.name} returns {", ".join(sorted(taken))}, which the runner fills in; choose other keys')
+        raise ExperimentError(f'{self.name} returns {", ".join(sorted(taken))}, which the runner fills in; choose '
+                              'other keys')
     return {**head, **plain(result), **facts}
 
 # %% ../nbs/43_experiments.ipynb #6c22a9d9
@@ -430,7 +443,9 @@ class Shown(dict):
                 ('size', f"{self['form']}" + (': ' + ', '.join(f'{k} {v}' for k, v in size.items()) if size else '')),
                 ('at full size', f"`{self['size']['full_command']}`" if 'full_command' in (self['size'] or {}) else ''),
                 ('data', data), ('seeds', ', '.join(map(str, self['seeds']))),
-                ('measured', f"{self['date']}, {self['wall_time_s']:,.1f} s on {self['hardware']}, commit {', '.join(c[:9] for c in self['commits']) or 'unknown'}")]
+                ('measured',
+                 f"{self['date']}, {self['wall_time_s']:,.1f} s on {self['hardware']}, commit "
+                 f"{', '.join(c[:9] for c in self['commits']) or 'unknown'}")]
         return '\n'.join(['| | |', '|---|---|', *(f'| {k} | {v} |' for k, v in rows if v)])
 
 def shown(

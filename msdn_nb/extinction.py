@@ -31,7 +31,8 @@ def system_groups(
         return tuple(sorted({check_space_group(n) for n in system}))
     names = CRYSTAL_SYSTEMS if system == 'all' else system.split('+') if isinstance(system, str) else ()
     if not names or not set(names) <= set(CRYSTAL_SYSTEMS):
-        raise ExtinctionError(f"system {system!r}: give 'all', one of {', '.join(SYSTEMS)}, or a list of space group numbers")
+        raise ExtinctionError(f"system {system!r}: give 'all', one of {', '.join(SYSTEMS)}, or a list of space "
+                              "group numbers")
     return tuple(n for n in range(1, 231) if crystal_system(n) in names)
 
 # %% ../nbs/50_extinction.ipynb #22341d7b
@@ -162,11 +163,13 @@ def _weights(groups, prior):
     "Weight of each group, in no unit"
     if prior is None: return dict.fromkeys(groups, 1.)
     if not isinstance(prior, Mapping):
-        raise ExtinctionError(f'prior {type(prior).__name__}: give a mapping from space group to weight, such as population(), or None for equal weights')
+        raise ExtinctionError(f'prior {type(prior).__name__}: give a mapping from space group to weight, such as '
+                              'population(), or None for equal weights')
     weights = {n: float(prior.get(n, 0)) for n in groups}
     total = sum(weights.values())
     if not (np.isfinite(total) and total > 0 and min(weights.values()) >= 0):
-        raise ExtinctionError('prior: give weights that are finite, not negative, and positive for at least one of the groups asked about')
+        raise ExtinctionError('prior: give weights that are finite, not negative, and positive for at least one of the '
+                              'groups asked about')
     return weights
 
 def extinction_ceiling(
@@ -197,7 +200,8 @@ def unit_cell(
 )->gemmi.UnitCell:
     "`gemmi.UnitCell` of six numbers, of fewer where the system is named, of lattice rows or of anything with a `lattice`"
     lattice = getattr(cell, 'lattice', cell)
-    wrong = ExtinctionError(f"cell {cell!r}: give a, b, c in angstrom and alpha, beta, gamma in degrees, three rows of a lattice, or, with system='cubic', a alone")
+    wrong = ExtinctionError(f"cell {cell!r}: give a, b, c in angstrom and alpha, beta, gamma in degrees, three rows of "
+                            "a lattice, or, with system='cubic', a alone")
     try: values = np.asarray(getattr(lattice, 'parameters', lattice), dtype=float)
     except (TypeError, ValueError): raise wrong from None
     if values.shape == (3, 3):
@@ -238,10 +242,12 @@ def cell_system(
     here = _highest(given, tolerance)
     for names, order in (('b, c, a', (b, c, a, beta, gamma, alpha)), ('c, a, b', (c, a, b, gamma, alpha, beta))):
         if _highest(order, tolerance) < here:
-            raise ExtinctionError(f'cell {given}: the unique axis stands elsewhere than in the International Tables; give the axes in the order {names}, and the indices alike')
+            raise ExtinctionError(f'cell {given}: the unique axis stands elsewhere than in the International Tables; '
+                                  f'give the axes in the order {names}, and the indices alike')
     if here == 5 and np.ptp((a, b, c)) < tolerance*a and np.ptp(np.radians((alpha, beta, gamma))) < tolerance:
         long, high = 2*a*np.sin(np.radians(alpha)/2), a*np.sqrt(3 + 6*np.cos(np.radians(alpha)))
-        raise ExtinctionError(f'cell {given}: rhombohedral axes; give the hexagonal cell {long:.5f}, {long:.5f}, {high:.5f}, 90, 90, 120 with the indices h-k, k-l, h+k+l')
+        raise ExtinctionError(f'cell {given}: rhombohedral axes; give the hexagonal cell {long:.5f}, {long:.5f}, '
+                              f'{high:.5f}, 90, 90, 120 with the indices h-k, k-l, h+k+l')
     return list(_LOWEST)[here]
 
 # %% ../nbs/50_extinction.ipynb #b925cb4a
@@ -279,10 +285,12 @@ def _peak_limits(d_spacing, two_theta, wavelength, tolerance):
                               + (' and below 180 degrees' if name == 'two_theta' else ', in angstrom'))
     width = tolerance if tolerance is not None else .1 if name == 'two_theta' else .002
     if not 0 < width < (10 if name == 'two_theta' else .5):
-        raise ExtinctionError(f'tolerance {tolerance!r}: give degrees of two_theta (such as 0.1), or for d_spacing a fraction of it (such as 0.002)')
+        raise ExtinctionError(f'tolerance {tolerance!r}: give degrees of two_theta (such as 0.1), or for d_spacing a '
+                              'fraction of it (such as 0.002)')
     if name == 'd_spacing': return values, values*(1 - width), values*(1 + width)
     if wavelength is None or not 0 < wavelength < np.inf:
-        raise ExtinctionError(f'wavelength {wavelength!r}: two_theta means nothing without it; give angstrom, such as 1.5406')
+        raise ExtinctionError(f'wavelength {wavelength!r}: two_theta means nothing without it; give angstrom, such '
+                              'as 1.5406')
     sine = lambda angle: np.sin(np.radians(np.clip(angle, 1e-3, 180)/2))
     return tuple(wavelength/(2*sine(values + shift)) for shift in (0, width, -width))
 
@@ -294,7 +302,8 @@ def lattice_reflections(
     "Indices (m, 3) of the lattice with d-spacings of at least `d_min`, one of each Friedel pair, largest d first, and those d-spacings"
     expected = 2/3*np.pi*unit.volume/d_min**3
     if expected > 500_000:
-        raise ExtinctionError(f'about {expected:.0f} reflections of the cell reach {d_min:.3f} angstrom: give fewer, at larger d-spacings, or a smaller cell')
+        raise ExtinctionError(f'about {expected:.0f} reflections of the cell reach {d_min:.3f} angstrom: give fewer, '
+                              'at larger d-spacings, or a smaller cell')
     hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup('P 1'), d_min*(1 - 1e-9), 0, True)
     first = np.take_along_axis(hkl, (hkl != 0).argmax(1)[:, None], 1)          # of each pair, the one whose first index is positive
     hkl = np.ascontiguousarray(hkl*np.sign(first), dtype=np.int32)
@@ -366,7 +375,8 @@ def _possible(unit, system):
     groups = system_groups(name if system is None else system)
     fits = tuple(n for n in groups if _fits(unit.parameters, n))
     if not fits:
-        raise ExtinctionError(f'cell {unit.parameters}: its shape does not fit {name} groups in the axes of the International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
+        raise ExtinctionError(f'cell {unit.parameters}: its shape does not fit {name} groups in the axes of the '
+                              f'International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
     return fits, name
 
 def _as_indices(hkl):

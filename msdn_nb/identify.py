@@ -106,7 +106,9 @@ def __repr__(self:Identification):
 
 @patch
 def _repr_markdown_(self:Identification):
-    rows = [f'| {i} | {c.space_group} | {c.symbol} | {c.crystal_system} | {100*c.probability:.1f} %{f" ± {100*c.std:.1f}" if c.std else ""} | {", ".join(f"{n} {symbol(n)}" for n in c.inseparable) or "none"} |'
+    rows = [f'| {i} | {c.space_group} | {c.symbol} | {c.crystal_system} | {100*c.probability:.1f} '
+            f'%{f" ± {100*c.std:.1f}" if c.std else ""} | '
+            f'{", ".join(f"{n} {symbol(n)}" for n in c.inseparable) or "none"} |'
             for i, c in enumerate(self.candidates, 1)]
     head = f'**{self.input}** ({self.kind}, {self.model}){": **I do not know**" if self.undecided else ""}\n\n| | group | symbol | system | probability | {"not separable by diffraction from" if self.pattern is None else "the same lines as"} |\n|---|---|---|---|---|---|\n'
     return head + '\n'.join(rows) + ''.join(f'\n\n*{w}*' for w in self.warnings)
@@ -120,7 +122,8 @@ def _remarks(crystal, group, recipe):
     if group == 1 and len(crystal.numbers) > 1:
         warnings.warn(f'{said}: no symmetry at all; check the coordinates and the cell if that is not meant')
     if group not in recipe.classes:
-        warnings.warn(f'{said}, which {recipe.name} does not know: none of these candidates is right; take spglib\'s group, or a model whose classes hold it')
+        warnings.warn(f'{said}, which {recipe.name} does not know: none of these candidates is right; take spglib\'s '
+                      'group, or a model whose classes hold it')
 
 def structure_patterns(
     source,        # whatever `read_crystal` takes
@@ -152,7 +155,8 @@ def _open_image(path):
             return np.asarray(image.convert('RGB') if image.mode == 'P' else image), told
     except FileNotFoundError as e: raise IdentifyError(f'{path}: there is no such file; check the path') from e
     except Exception as e:
-        raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give a PNG, JPEG, TIFF, NPY or NPZ file') from e
+        raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give '
+                            'a PNG, JPEG, TIFF, NPY or NPZ file') from e
 
 # %% ../nbs/60_identify.ipynb #7fe0c0c8
 def check_image(
@@ -198,7 +202,8 @@ def resample(
     from PIL import Image
     n, reach = len(intensity), detector.field_of_view/field_of_view
     if not .02 < reach < 50:
-        raise IdentifyError(f'field of view {field_of_view:g} 1/Å: the model reads ±{detector.field_of_view:g} 1/Å; give half the edge of the image in 1/Å')
+        raise IdentifyError(f'field of view {field_of_view:g} 1/Å: the model reads ±{detector.field_of_view:g} 1/Å; '
+                            'give half the edge of the image in 1/Å')
     if n == detector.pixels and abs(reach - 1) < 1e-6: return np.asarray(intensity)
     pad = max(0, int(np.ceil(n*(reach - 1)/2)))
     wide = np.pad(np.asarray(intensity, float), pad)
@@ -265,7 +270,8 @@ def _three_images(source):
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):
         names = ' '.join(str(s) for s in source if isinstance(s, (str, os.PathLike)))
         if len(source) != 3:
-            raise IdentifyError(f'{names or "images"}: {len(source)} in a row; give three for each crystal, in the order x y z')
+            raise IdentifyError(f'{names or "images"}: {len(source)} in a row; give three for each crystal, in the '
+                                'order x y z')
         return list(source), {}
 
 # %% ../nbs/60_identify.ipynb #8d78a764
@@ -291,7 +297,8 @@ def input_kind(
 def _trained(name, changed):
     kind = weights_kind(name)
     if kind in ('laws', 'reader'):
-        raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or score it with msdn evaluate')
+        raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or '
+                           'score it with msdn evaluate')
     return load_powder(name) if kind == 'powder' else load_weights(name)
 
 def load_model(
@@ -307,11 +314,13 @@ def _doubts(candidates, probabilities, recipe, group):
     "Warn of an answer that is unsteady or not the atoms' own"
     first = candidates[0]
     if first.std > .15:
-        warnings.warn(f'the dropout passes disagree about {first.space_group}: {100*first.probability:.0f} ± {100*first.std:.0f} %')
+        warnings.warn(f'the dropout passes disagree about {first.space_group}: {100*first.probability:.0f} ± '
+                      f'{100*first.std:.0f} %')
     if group is None or group == first.space_group or group not in recipe.classes: return
     p = float(probabilities[recipe.classes.index(group)]); place = int((np.asarray(probabilities) > p).sum()) + 1
     why = ', which diffraction cannot tell from the first candidate' if group in first.inseparable else ''
-    warnings.warn(f'from the atoms spglib finds {group} ({symbol(group)}) at symprec {recipe.symprec} Å{why}; the model puts it at place {place} with {100*p:.0f} %')
+    warnings.warn(f'from the atoms spglib finds {group} ({symbol(group)}) at symprec {recipe.symprec} Å{why}; the '
+                  f'model puts it at place {place} with {100*p:.0f} %')
 
 def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, decades):
     "What a model of zone-axis patterns makes of a structure or of three images, as fields of `Identification`"
@@ -370,7 +379,9 @@ def _fitting_model(model, kind, source):
     if kind == 'powder' and isinstance(trained, Trained):
         # a CIF may hold both
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == '.cif': return trained, 'structure'
-        raise IdentifyError(f'{source if isinstance(source, (str, os.PathLike)) else source.name or "pattern"}: this looks like a powder pattern, and {name} reads zone-axis patterns; use powder-230, or give a structure file or three images x y z')
+        raise IdentifyError(f'{source if isinstance(source, (str, os.PathLike)) else source.name or "pattern"}: this '
+                            f'looks like a powder pattern, and {name} reads zone-axis patterns; use powder-230, or '
+                            'give a structure file or three images x y z')
     if kind == 'images' and isinstance(trained, TrainedPowder):
         raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind
@@ -462,7 +473,8 @@ def _draw_patterns(axs, found):
 def _heading(found, ax, size=13, pad=42):
     "Name, model and what the atoms say, over the bars"
     names = [Path(n).name for n in found.input.split()] if found.kind == 'images' else [Path(found.input).name]
-    exact = (f'; from the atoms, spglib finds {found.space_group} {_typeset(symbol(found.space_group))} (symprec {found.recipe.symprec} Å)'
+    exact = (f'; from the atoms, spglib finds {found.space_group} {_typeset(symbol(found.space_group))} (symprec '
+             f'{found.recipe.symprec} Å)'
              if found.space_group else '')
     ax.set_title('  '.join(names) + (': I do not know' if found.undecided else ''), loc='left', fontsize=size,
                  fontweight='bold', pad=pad)

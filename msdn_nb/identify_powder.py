@@ -96,7 +96,8 @@ def unseen_remarks(
                       line_width(pattern)*1.54/pattern.wavelength)
     widest = e.width[1]*(1 + e.width_slope[1])**.5 + e.size[1]*2**.5
     if width > widest:
-        told.append(f'the highest line is {width:.1f} degrees wide (for Cu K-alpha), and the network never learned from lines wider than {widest:.1f}: an amorphous sample, or very small crystals')
+        told.append(f'the highest line is {width:.1f} degrees wide (for Cu K-alpha), and the network never learned '
+                    f'from lines wider than {widest:.1f}: an amorphous sample, or very small crystals')
     return told
 
 # %% ../nbs/59_identify_powder.ipynb #a3ee7f3d
@@ -138,7 +139,8 @@ def check_cell(
     "What the space groups make of the clear lines of a pattern, given the cell"
     cell_system(cell); place, width = observed_lines(pattern)
     if not len(place):
-        raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure longer, or leave out the cell')
+        raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure '
+                          'longer, or leave out the cell')
     return check_reflections(cell, two_theta=place, wavelength=pattern.wavelength,
                              tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all')
 
@@ -164,17 +166,20 @@ def cell_remarks(
 )->tuple: # sentences about the lines and the cell; sentences that contradict the candidate
     "What the cell says about an answer"
     lost, n = check.unindexed, len(check.d_spacing)
-    told = ([f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): an impurity, a second phase, or a wrong cell']
+    told = ([f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): '
+             'an impurity, a second phase, or a wrong cell']
             if lost else [])
     system = cell_system(check.cell)
     free = sorted(check.remaining, key=lambda g: crystal_system(g) not in system.split('+'))
     left = ', '.join(f'{g} {symbol(g)}' for g in free[:3])
     if space_group not in check.against:
         return (told,
-                [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is {crystal_system(space_group)}: one of the two is wrong; lines and cell together speak for {left}'])
+                [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '
+                 f'{crystal_system(space_group)}: one of the two is wrong; lines and cell together speak for {left}'])
     against = check.against[space_group]
     return (told,
-            [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = {_spacings(check, against)} angstrom); lines and cell together speak for {left}']
+            [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = '
+             f'{_spacings(check, against)} angstrom); lines and cell together speak for {left}']
             if against else [])
 
 # %% ../nbs/59_identify_powder.ipynb #73ba480d

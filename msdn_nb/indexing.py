@@ -533,7 +533,8 @@ def cells(self:Indexer,
     "Lattices that may explain a pattern"
     y = np.asarray(pattern, float)
     if y.shape != (self.axis.points,):
-        raise LatticeError(f'pattern of shape {y.shape}: give {self.axis.points} intensities on the axis from {self.axis.start} to {self.axis.stop} degrees')
+        raise LatticeError(f'pattern of shape {y.shape}: give {self.axis.points} intensities on the axis from '
+                           f'{self.axis.start} to {self.axis.stop} degrees')
     if not np.isfinite(y).all() or y.min() < 0 or not y.max() > 0:
         raise LatticeError('pattern: give finite intensities, none negative and not all zero')
     y = y/y.max(); weight, found = near_weights(y, np.full(len(y), int(self.axis.sigma/self.axis.step)), len(y) - 1), []

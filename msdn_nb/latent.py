@@ -23,7 +23,8 @@ def last_layers(
     "The layers that turn features into space groups"
     found = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == n_classes]
     if not found:
-        raise ValueError(f'{type(model).__name__} has no linear layer with {n_classes} outputs; give the number of classes that it was built with')
+        raise ValueError(f'{type(model).__name__} has no linear layer with {n_classes} outputs; give the number of '
+                         'classes that it was built with')
     return found
 
 @torch.no_grad()
@@ -152,7 +153,8 @@ def feature_maps(
     model, heard = trained.model, {}; modules = dict(model.named_modules())
     layers = map_layers(model) if layers is None else layers
     if unknown := set(layers) - set(modules):
-        raise ValueError(f'{", ".join(sorted(unknown))}: no such layer of {type(model).__name__}; there are {", ".join(map_layers(model))}')
+        raise ValueError(f'{", ".join(sorted(unknown))}: no such layer of {type(model).__name__}; there are '
+                         f'{", ".join(map_layers(model))}')
     def keep(name):
         def listen(_, __, out): heard[name] = out.float().cpu().unflatten(0, (len(images), -1)).numpy()
         return listen

@@ -38,12 +38,14 @@ class PatternAxis:
     sigma: float = .1           # standard deviation of a line, degrees
     def __post_init__(self):
         if not 0 < self.start < self.stop < 178:
-            raise LatticeError(f'two_theta from {self.start} to {self.stop}: give two rising angles between 0 and 178 degrees')
+            raise LatticeError(f'two_theta from {self.start} to {self.stop}: give two rising angles between 0 and '
+                               '178 degrees')
         if self.points < 2: raise LatticeError(f'{self.points} points: give at least 2')
         if not 0 < self.wavelength < 100:
             raise LatticeError(f'wavelength {self.wavelength}: give angstrom, such as 1.5406')
         if not self.step/4 < self.sigma < 5:
-            raise LatticeError(f'sigma {self.sigma}: give degrees, more than a quarter of the step of {self.step:.4f}; or ask for more points')
+            raise LatticeError(f'sigma {self.sigma}: give degrees, more than a quarter of the step of {self.step:.4f}; '
+                               'or ask for more points')
     @property
     def step(self)->float: return (self.stop - self.start)/(self.points - 1) # degrees
     @property
@@ -326,7 +328,8 @@ def _cuts(n, fractions, what):
         raise LatticeError(f'fractions {fractions}: give positive shares that sum to 1 or less')
     ends = [0, *np.round(n*np.cumsum(shares)).astype(int).tolist()]
     if min(np.diff(ends)) < 1:
-        raise LatticeError(f'{n} {what} cannot be divided into {tuple(fractions)}: no part may be empty; give a grid with more {what}')
+        raise LatticeError(f'{n} {what} cannot be divided into {tuple(fractions)}: no part may be empty; give a grid '
+                           f'with more {what}')
     return list(zip(ends, ends[1:]))
 
 def split_lattices(
@@ -577,7 +580,8 @@ def relabel(
         raise LatticeError('groups: give space groups from 1 to 230')
     found = table[groups]
     if (found < 0).any():
-        raise LatticeError(f'space group {groups[found < 0].flat[0]} is none of {system}: leave it out, or name a set of groups that holds it')
+        raise LatticeError(f'space group {groups[found < 0].flat[0]} is none of {system}: leave it out, or name a set '
+                           'of groups that holds it')
     return found
 
 # %% ../nbs/52_lattices.ipynb #952a166c
@@ -668,7 +672,8 @@ def _crystal_lines(crystal, axis, paper):
         x, y = x[kept], found.member_f_squared[np.unique(found.member_line, return_index=True)[1]][kept]
     x, y = x[x >= axis.start - axis.reach], y[x >= axis.start - axis.reach]
     if not len(x):
-        raise LatticeError(f'{crystal.name or crystal.formula}: no line between {axis.start} and {axis.stop} degrees; use an axis that reaches further')
+        raise LatticeError(f'{crystal.name or crystal.formula}: no line between {axis.start} and {axis.stop} degrees; '
+                           'use an axis that reaches further')
     return x, y/(np.sin(np.radians(x))*np.sin(np.radians(x/2)))
 
 def _crystal_pattern(crystal, axis, paper):
@@ -750,7 +755,8 @@ def measure_gcdd(
                             agreement=float(np.mean(again == table.space_group)), patterns=len(cddd(table).rows),
                             cpu_seconds_per_crystal=cpu/made.n)
     found = dict(systems=found, per_group=per_group, seed=seed, **run_facts(), wall_time_s=time.perf_counter() - start,
-                 command=f'python -c "from msdn_nb.lattices import measure_gcdd as m; m({tuple(systems)!r}, {per_group}, {seed}, out={str(out)!r})"')
+                 command=f'python -c "from msdn_nb.lattices import measure_gcdd as m; m({tuple(systems)!r}, '
+                         f'{per_group}, {seed}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
     return found
 
@@ -795,6 +801,7 @@ def measure_ulbd(
         speeds[s]['ratio_to_numpy_cpu_time'] = speeds[s]['one_thread']['per_cpu_second']/speeds[s]['numpy_per_cpu_second']
     found = dict(points=PAPER_AXIS.points, batch=batch, repeats=repeats, seed=seed, patterns_per_second=speeds,
                  **run_facts(), wall_time_s=time.perf_counter() - start,
-                 command=f'python -c "from msdn_nb.lattices import measure_ulbd as m; m(batch={batch}, repeats={repeats}, seed={seed}, systems={tuple(systems)!r}, out={str(out)!r})"')
+                 command=f'python -c "from msdn_nb.lattices import measure_ulbd as m; m(batch={batch}, '
+                         f'repeats={repeats}, seed={seed}, systems={tuple(systems)!r}, out={str(out)!r})"')
     if out is not None: write_json(out, found)
     return found

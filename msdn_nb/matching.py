@@ -86,7 +86,8 @@ def unpack_crystals(
     "The crystals of a block."
     raw = np.frombuffer(lzma.decompress(np.asarray(block, np.uint8).tobytes()), np.uint8)
     if len(raw) != n*(4*KEPT + 13):
-        raise ValueError(f'{len(raw)} bytes unpacked, and {n} crystals take {n*(4*KEPT + 13)}: give the number of crystals that were packed')
+        raise ValueError(f'{len(raw)} bytes unpacked, and {n} crystals take {n*(4*KEPT + 13)}: give the number of '
+                         'crystals that were packed')
     hkl, height, metric, group = np.split(raw, np.cumsum([3*KEPT*n, KEPT*n, 12*n]))
     return KnownCrystals(hkl.view(np.int8).reshape(n, KEPT, 3), height.reshape(n, KEPT),
                          np.ascontiguousarray(metric.view(np.float16).reshape(6, n).T.astype(np.float32)), group)
@@ -826,7 +827,8 @@ def try_lattices(
                                            np.asarray(cells, float), np.asarray(arrays))
     n = len(arrays)
     if candidates.shape != cells.shape[:2] or candidates.shape != evidence.shape[:2] or len(candidates) != n:
-        raise ValueError(f'candidates {candidates.shape}, evidence {evidence.shape}, cells {cells.shape} for patterns {arrays.shape}: give what try_crystals gave for these patterns')
+        raise ValueError(f'candidates {candidates.shape}, evidence {evidence.shape}, cells {cells.shape} for patterns '
+                         f'{arrays.shape}: give what try_crystals gave for these patterns')
     out = Lattices(np.full((n, LATTICES), -1), np.zeros((n, LATTICES, 5)), np.zeros((n, LATTICES, 6)),
                    np.zeros((n, LATTICES, 3, len(CLASSES)), np.float32))
     tables = _allowed_reflections()

@@ -26,7 +26,8 @@ def anode(
     "The two K-alpha wavelengths of an X-ray tube"
     found = re.fullmatch(r'\s*([A-Za-z]{2})(?:[\s_-]*k[\s_-]*(?:alpha|a|α)?[\s_-]*[12]?)?\s*', str(name), re.I)
     if not found or found[1].title() not in K_ALPHA:
-        raise PowderError(f"anode {name!r} is not known; give one of {', '.join(K_ALPHA)}, or the wavelength in angstrom")
+        raise PowderError(f"anode {name!r} is not known; give one of {', '.join(K_ALPHA)}, or the wavelength "
+                          "in angstrom")
     return K_ALPHA[found[1].title()]
 
 # %% ../nbs/54_measured.ipynb #28e08f0e
@@ -41,7 +42,8 @@ def wavelength_angstrom(
     number, unit = float(found[1].replace(',', '.')), (found[2] or '').lower()
     number = 10*number if unit == 'nm' else 12.398420/max(number, 1e-9) if unit == 'kev' else number
     if not .05 <= number <= 6:
-        raise PowderError(f'wavelength {value!r} is {number:g} angstrom, outside 0.05 to 6; give it in angstrom (Cu K-alpha1 is 1.540593)')
+        raise PowderError(f'wavelength {value!r} is {number:g} angstrom, outside 0.05 to 6; give it in angstrom (Cu '
+                          'K-alpha1 is 1.540593)')
     return number
 
 # %% ../nbs/54_measured.ipynb #1520e9d9
@@ -61,14 +63,18 @@ def _refuse(x, y):
     "Raise a `PowderError` if `x` (degrees) and `y` cannot be a powder pattern"
     span = f'the first column runs from {x.min():g} to {x.max():g}' if len(x) else ''
     if not len(x):
-        raise PowderError('no point with a positive angle and a finite intensity; give 2theta in degrees and counts, a pair a line')
+        raise PowderError('no point with a positive angle and a finite intensity; give 2theta in degrees and counts, a '
+                          'pair a line')
     if x.max() >= 180:
-        raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to 2theta, or name the column q_A^-1 or d_A')
+        raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to '
+                          '2theta, or name the column q_A^-1 or d_A')
     if x.max() <= np.pi and len(x) > 20:
-        raise PowderError(f'{span}: too small for 2theta in degrees (radians, or q?); multiply radians by 57.2958, or name the column q_A^-1 (2 pi/d) or d_A')
+        raise PowderError(f'{span}: too small for 2theta in degrees (radians, or q?); multiply radians by 57.2958, or '
+                          'name the column q_A^-1 (2 pi/d) or d_A')
     different = len(np.unique(x))
     if different < len(x)/2:
-        raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas between columns? separate the columns by semicolons or tabs')
+        raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas '
+                          'between columns? separate the columns by semicolons or tabs')
     if abs(y).max() > 1e15:
         raise PowderError(f'intensities of up to {abs(y).max():g} are no counts; give the measured intensity')
     if y.max() <= 0:
@@ -76,9 +82,11 @@ def _refuse(x, y):
     if np.ptp(y) == 0:
         raise PowderError(f'the intensity is {y[0]:g} at every angle; give the column that holds the counts')
     if (y < 0).mean() > .4:
-        raise PowderError(f'{(y < 0).mean():.0%} of the intensities are negative; give the measured counts, not a difference or a logarithm')
+        raise PowderError(f'{(y < 0).mean():.0%} of the intensities are negative; give the measured counts, not a '
+                          'difference or a logarithm')
     if different < 200:
-        raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use `msdn extinction check`)')
+        raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use '
+                          '`msdn extinction check`)')
     if np.ptp(x) < 5: raise PowderError(f'{span}, less than 5 degrees; give the whole scan')
 
 # %% ../nbs/54_measured.ipynb #f3a94316
@@ -123,7 +131,8 @@ def _read_bytes(path):
     if not path.exists(): raise PowderError('no such file; give the path of a powder pattern')
     if not path.is_file(): raise PowderError('this is not a file; give the path of a powder pattern')
     if path.stat().st_size > SIZE_LIMIT:
-        raise PowderError(f'{path.stat().st_size/1e6:.0f} MB are too large for a powder pattern; export the integrated pattern as two columns')
+        raise PowderError(f'{path.stat().st_size/1e6:.0f} MB are too large for a powder pattern; export the integrated '
+                          'pattern as two columns')
     data = path.read_bytes()
     if data[:2] == b'\x1f\x8b':
         with gzip.open(io.BytesIO(data)) as f: data = f.read(SIZE_LIMIT + 1)
@@ -138,7 +147,8 @@ def _decode(data):
         if data.startswith(mark): return data.decode(encoding, 'replace')
     head = data[:4096]
     if b'\0' in head or sum(c < 32 and c not in b'\t\n\r\f\x1a' for c in head) > len(head)/50:
-        raise PowderError(f'a binary file that starts with {head[:8]!r}, of no format known here; export the pattern as .xy or .xrdml with the program of the diffractometer')
+        raise PowderError(f'a binary file that starts with {head[:8]!r}, of no format known here; export the pattern '
+                          'as .xy or .xrdml with the program of the diffractometer')
     try: return data.decode()
     except UnicodeDecodeError: return data.decode('latin-1')
 
@@ -174,13 +184,15 @@ def _table(text):
     at = [i for i, line in enumerate(lines) if _ROW.match(line)]
     if len(at) < 3:
         first = next((line.strip()[:60] for line in lines if line.strip()), '')
-        raise PowderError(f'no columns of numbers, the first line is {first!r}; give a file with 2theta and intensity, a pair a line')
+        raise PowderError(f'no columns of numbers, the first line is {first!r}; give a file with 2theta and intensity, '
+                          'a pair a line')
     cells = _cells([lines[i] for i in at], *_separator([lines[i] for i in at]))
     width = Counter(map(len, cells)).most_common(1)[0][0]
     good, cells = zip(*((i, cell) for i, cell in zip(at, cells) if len(cell) == width))
     odd = sum(1 for line in lines[good[0]:] if line.strip()) - len(good)
     if odd > len(good)/10:
-        raise PowderError(f'{odd} of {odd + len(good)} lines in the table do not have {width} columns of numbers; give one pattern a file')
+        raise PowderError(f'{odd} of {odd + len(good)} lines in the table do not have {width} columns of numbers; give '
+                          'one pattern a file')
     try: table = np.array([float(word) for cell in cells for word in cell]).reshape(-1, width)
     except ValueError as e:
         raise PowderError(f'columns that are no numbers ({str(e)[-40:]}); give 2theta and intensity, a pair a line') from e
@@ -222,7 +234,8 @@ def _columns(header, table, notes=()):
         y = next((i for i in others if re.search(_INTENSITY, names[i].lower())
                   and not re.search('calc|err|sig|bkg|back|diff', names[i].lower())), others[0])
     elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 0).mean() > .5:
-        raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? separate the columns by semicolons or tabs')
+        raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? separate the columns by '
+                          'semicolons or tabs')
     elif table.shape[1] > 2 and max((np.diff(table[:, 0]) > 0).mean(), (np.diff(table[:, 0]) < 0).mean()) < .6:
         raise PowderError(f'{table.shape[1]} columns without names, and the first goes up and down; give a file with two columns, 2theta and intensity')
     elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 1).all() and table[0, 0] in (0,
@@ -230,7 +243,8 @@ def _columns(header, table, notes=()):
         x, y, notes = 1, 2, (*notes, 'the first column counts the points and has been passed over')
     axis, label, scale = kinds[x] or '2theta', names[x], 1
     if axis == 'another quantity':
-        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees or to d in angstrom (name the column d_A)')
+        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees or to d in angstrom (name the '
+                          'column d_A)')
     if axis == 'q' and not (unit := re.search(r'(nm|å|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
         raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi sin(theta)/lambda)')
     if axis == 'q':
@@ -274,7 +288,8 @@ def _header_wavelength(header):
     for line in header:
         if (found := re.search(r'(?:anode|target|tube)\w*\W{1,6}(Cr|Mn|Fe|Co|Ni|Cu|Mo|Ag)\b', line, re.I)):
             return (anode(found[1])[0],
-                    (f'wavelength {anode(found[1])[0]} angstrom: K-alpha1 of the anode {found[1].title()} that the file names',))
+                    (f'wavelength {anode(found[1])[0]} angstrom: K-alpha1 of the anode {found[1].title()} that the '
+                     'file names',))
     first = next((line.strip() for line in header if line.strip()), '')
     if re.fullmatch(r'[0-6]?\.\d{3,}', first):
         return wavelength_angstrom(first), ('the first line has been read as the wavelength',)
@@ -290,7 +305,8 @@ def _read_text(data):
     if scan is None:
         header, table, notes = _table(text)
         if table.shape[1] < 2:
-            raise PowderError('a single column of numbers; give 2theta and intensity, a pair a line, or start, step and stop above')
+            raise PowderError('a single column of numbers; give 2theta and intensity, a pair a line, or start, step '
+                              'and stop above')
         scan = _columns(header, table, notes)
     wavelength, notes = _header_wavelength(header)
     return [replace(scan, wavelength=wavelength, notes=(*scan.notes, *notes))]
@@ -337,7 +353,8 @@ def _read_xrdml(data):
             scans.append(None if scan.find('dataPoints') is None
                          else _xrdml_scan(scan, used is not None and _number(used, line) or None))
     if not any(scans):
-        raise PowderError(f"no scan of 2theta (scanned: {', '.join(map(str, moved)) or 'nothing'}); give a powder pattern")
+        raise PowderError(f"no scan of 2theta (scanned: {', '.join(map(str, moved)) or 'nothing'}); give a "
+                          "powder pattern")
     return [s for s in scans if s]
 
 # %% ../nbs/54_measured.ipynb #c00e26fd
@@ -412,7 +429,8 @@ def _read_rasx(data):
                 places.add(next((a.get('Position') for a in condition.iter('Axis') if a.get('Name') == 'Omega'), None))
         scans.append(_Scan(table[:, 0], _attenuated(table), wavelength=wavelength))
     if len(places) > 1:
-        raise PowderError(f'{len(scans)} scans at different omega (a map), no powder pattern; give a single 2theta scan')
+        raise PowderError(f'{len(scans)} scans at different omega (a map), no powder pattern; give a single '
+                          '2theta scan')
     if not scans: raise PowderError('no profile in the archive; give a powder pattern')
     return scans
 
@@ -500,10 +518,12 @@ def _pd_scan(block, loop, wavelength):
         first, last, step = (_pd_value(block, f'_pd_{kind}_2theta_range_{end}') for end in ('min', 'max', 'inc'))
         if None in (first, last): continue
         if step and round((last - first)/step) + 1 not in (len(y), len(y) + 1):
-            raise PowderError(f'{len(y)} intensities where {first:g} to {last:g} in steps of {step:g} promise {round((last - first)/step) + 1}; mend the CIF')
+            raise PowderError(f'{len(y)} intensities where {first:g} to {last:g} in steps of {step:g} promise '
+                              f'{round((last - first)/step) + 1}; mend the CIF')
         return _Scan(first + step*np.arange(len(y)) if step else np.linspace(first, last, len(y)), y, '2theta',
                      wavelength)
-    raise PowderError(f"no 2theta beside the intensities (found {', '.join(loop)}); add _pd_proc_2theta_corrected or _pd_meas_2theta_range_*")
+    raise PowderError(f"no 2theta beside the intensities (found {', '.join(loop)}); add _pd_proc_2theta_corrected or "
+                      "_pd_meas_2theta_range_*")
 
 def _read_pdcif(data):
     "Powder CIF"
@@ -514,7 +534,8 @@ def _read_pdcif(data):
     elsewhere = next((w for w in waves.values() if w), None)
     found = [(block, loop) for block in blocks for loop in _pd_loops(block)]
     if not found:
-        raise PowderError('a CIF without a powder pattern (no _pd_meas_* or _pd_proc_* intensities); give one with them, or read it as a structure')
+        raise PowderError('a CIF without a powder pattern (no _pd_meas_* or _pd_proc_* intensities); give one with '
+                          'them, or read it as a structure')
     scan = _pd_scan(*found[0], waves[found[0][0].name] or elsewhere)
     return [replace(scan, notes=(f'the first of {len(found)} patterns has been read',))] if len(found) > 1 else [scan]
 
@@ -522,7 +543,8 @@ def _read_pdcif(data):
 def _range(data, at, n, start, step, wavelength, seconds=None, record=4):
     "A scan of `n` records, each of which begins with a float of four bytes"
     if not 0 < n <= (len(data) - at)//record:
-        raise PowderError(f'a range of {n} points where {max(0, len(data) - at)} bytes are left; the file is cut short, copy it once more')
+        raise PowderError(f'a range of {n} points where {max(0, len(data) - at)} bytes are left; the file is cut '
+                          'short, copy it once more')
     y = np.frombuffer(data, '<f4', n*record//4, at).reshape(n, -1)[:, 0].astype(np.float64)
     return _Scan(start + step*np.arange(n), y, wavelength=wavelength or None, seconds=seconds)
 
@@ -643,7 +665,8 @@ def _resolved(scan, given):
     if scan.axis == '2theta' and found is None and given is None:
         tidy_powder(scan.x, scan.y, 1)                 # what is no pattern at all need not ask for a wavelength
         anodes = ', '.join(f'{name} {K_ALPHA[name][0]}' for name in ('Cu', 'Co', 'Mo', 'Fe', 'Cr', 'Ag'))
-        raise PowderError(f'the file does not say its wavelength; give it in angstrom or by the anode, for instance --wavelength 1.540593 or wavelength="Cu" (K-alpha1 of {anodes})')
+        raise PowderError('the file does not say its wavelength; give it in angstrom or by the anode, for instance '
+                          f'--wavelength 1.540593 or wavelength="Cu" (K-alpha1 of {anodes})')
     if given and found and abs(given/found - 1) > .005:
         notes.append(f'the file says {found:g} angstrom, but {given:g} angstrom has been given and is used')
     elif found and not given and not any('wavelength' in n for n in notes):
@@ -681,7 +704,8 @@ def read_powder(
     except PowderError as e: raise PowderError(f'{path}: {e}') from e
     except _DAMAGE as e:
         reason = ' '.join(str(e).split())[:120] or type(e).__name__
-        raise PowderError(f'{path}: this {FORMATS.get(kind, ["file"])[0]} cannot be read ({reason}); it may be damaged or cut short, export the pattern once more') from e
+        raise PowderError(f'{path}: this {FORMATS.get(kind, ["file"])[0]} cannot be read ({reason}); it may be damaged '
+                          'or cut short, export the pattern once more') from e
 
 # %% ../nbs/54_measured.ipynb #323078b7
 _SUFFIXES = {'.xy', '.xye', '.xrdml', '.raw', '.brml', '.ras', '.rasx', '.gsa', '.gss', '.gda', '.fxye', '.uxd',
@@ -746,7 +770,8 @@ def check_powder(
     covered, limits = (np.mean((axis >= low) & (axis <= high)),
                        f'{x[0]:g} to {x[-1]:g} degrees at {pattern.wavelength:g} angstrom is d = {1/low:.3g} to {1/high:.3g} angstrom')
     if covered < .15:
-        raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model needs; check the wavelength and that the first column is 2theta in degrees')
+        raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model needs; check the wavelength and that the first column '
+                          'is 2theta in degrees')
     if covered < .6:
         found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
     if low > .2:
@@ -757,7 +782,8 @@ def check_powder(
         raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure longer, or check that this is not the background')
     points, degrees = peak_width(x, y, place)
     if points < 3:
-        found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with smaller steps')
+        found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with '
+                     'smaller steps')
     if degrees*1.54/pattern.wavelength > 2.5:
         found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group can be read from it')
     gap = np.diff(x).max()

@@ -108,7 +108,8 @@ def study_patterns(
     "Patterns of some crystals of a study"
     images, groups, cached = open_cache(study.folder); rows = np.asarray(rows); at = np.searchsorted(cached, rows)
     if not np.array_equal(cached[np.minimum(at, len(cached) - 1)], rows):
-        raise ValueError(f'{study.folder.name}: these patterns do not cover all the rows asked for; give rows of study.learn, study.valid or study.test')
+        raise ValueError(f'{study.folder.name}: these patterns do not cover all the rows asked for; give rows of '
+                         'study.learn, study.valid or study.test')
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
@@ -466,7 +467,8 @@ def _divided(study, how, seed):
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #fd8ac9e1
 @experiment('prototypes', paper='A',
-            about='72 groups with whole structure types kept out, beside a random division and answers without patterns',
+            about='72 groups with whole structure types kept out, beside a random division and answers '
+                  'without patterns',
             needs='mp', minutes=6)
 def prototypes(run):
     "Two divisions with the same number of every group, a network and three answers without patterns for each"

@@ -46,7 +46,8 @@ def choose_rate(
     "The rate with the least loss"
     finite = {float(r): x for r, x in losses.items() if x is not None and math.isfinite(x)}
     if not finite:
-        raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try smaller rates')
+        raise ValueError(f'no training with a rate among {", ".join(map(str, losses))} came to an end; try '
+                         'smaller rates')
     return min(finite, key=finite.get)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #98107e3d

@@ -94,7 +94,7 @@ def new_draws(
     "The lattices of a part with intensities that nobody has seen"
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
-# %% ../nbs/58_paper_b.ipynb #7d115daf
+# %% ../nbs/58_paper_b.ipynb #4dd8d98e
 def _ulbd_scores(recipe, n, seed, folder, train):
     "Scores of the network of a recipe, unseen lattices and seen ones; the shipped one unless it shall be trained"
     from msdn_nb.lattices import grid_ceiling
@@ -104,26 +104,25 @@ def _ulbd_scores(recipe, n, seed, folder, train):
     path = recipe.name if shipped else folder/f'{recipe.name}.safetensors'
     used = load_law(path).recipe
     learned, _, test = law_parts(used); rational = used.grid.system in TABLE_1
+    by_lattice = used.split == 'lattice'; parts = dict(unseen=test, seen=learned)
     return dict(source='shipped weights' if shipped else 'trained here',
                 training_minutes=None if shipped else _minutes(folder), architecture=used.architecture,
                 samples=used.samples, patterns_per_lattice='ever new' if used.fresh else used.grid.draws,
-                unseen=_score(path, test, n, seed=seed) if used.split == 'lattice' else None,
+                unseen=_score(path, test, n, seed=seed) if by_lattice else None,
+                between=_score(path, test, n, seed=seed, off_nodes=True) if by_lattice and rational else None,
                 seen=_score(path, new_draws(learned), n, seed=seed),
-                between=_score(path, test, n, seed=seed, off_nodes=True) if rational and used.split == 'lattice'
-                else None, on_these_lattices={t: grid_ceiling(part)
-                                              for t, part in (('unseen', test), ('seen', learned))} if rational
-                else None)
+                on_these_lattices={t: grid_ceiling(part) for t, part in parts.items()} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #9fa725e9
+# %% ../nbs/58_paper_b.ipynb #90e2e67a
 def _reader_scores(system, n, seed):
     "Scores of a shipped reader on lattices of the test, on them and between nodes, and of the training of the network"
     from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, law_parts
     name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
-    asked = dict(unseen=(test, False),
-                 seen=(new_draws(learned), False)) | (dict(between=(test, True)) if system in TABLE_1 else {})
-    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples,
-                between=None) | {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
+    asked = dict(unseen=(test, False), seen=(new_draws(learned), False))
+    if system in TABLE_1: asked['between'] = test, True
+    scores = {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
+    return dict(dict(name=name, weights=of.card['found'], learned=of.recipe.samples, between=None), **scores)
 
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):

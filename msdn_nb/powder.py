@@ -38,13 +38,16 @@ class PowderPattern:
             object.__setattr__(self, field, np.asarray(getattr(self, field), float))
         x, y, what = self.two_theta, self.intensity, self.name or 'pattern'
         if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
-            raise PowderError(f'{what}: {x.shape} angles and {y.shape} intensities; give two rows of the same length, two points at least')
+            raise PowderError(f'{what}: {x.shape} angles and {y.shape} intensities; give two rows of the same length, '
+                              'two points at least')
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise PowderError(f'{what}: some values are not finite numbers; leave these points out')
         if not ((np.diff(x) > 0).all() and 0 < x[0] and x[-1] < 180):
-            raise PowderError(f'{what}: two_theta from {x[0]:g} to {x[-1]:g}; sort the points, each angle once, between 0 and 180 degrees')
+            raise PowderError(f'{what}: two_theta from {x[0]:g} to {x[-1]:g}; sort the points, each angle once, '
+                              'between 0 and 180 degrees')
         if not 0 < self.wavelength < math.inf:
-            raise PowderError(f'{what}: wavelength {self.wavelength!r}; give a positive number of angstrom, such as 1.540593')
+            raise PowderError(f'{what}: wavelength {self.wavelength!r}; give a positive number of angstrom, such '
+                              'as 1.540593')
 
 # %% ../nbs/51_powder.ipynb #fc910f8f
 @patch(as_prop=True)
@@ -257,7 +260,8 @@ class Reflections:
     name: str = ''                # of the crystal
     def __len__(self): return len(self.q)
     def __repr__(self):
-        return (f'Reflections({self.name!r}, {len(self)} lines of {2*len(self.members)} reflections, {self.radiation}, d from {1/self.q[0]:.4g} to {1/self.q[-1]:.4g} angstrom)'
+        return (f'Reflections({self.name!r}, {len(self)} lines of {2*len(self.members)} reflections, {self.radiation}, '
+                f'd from {1/self.q[0]:.4g} to {1/self.q[-1]:.4g} angstrom)'
                 if len(self) else f'Reflections({self.name!r}, no lines)')
 
 # %% ../nbs/51_powder.ipynb #a879a441
@@ -285,7 +289,9 @@ def _atoms(crystal, radiation):
     kinds, (a, b) = numbers[first[:-1]], atomic_factors(radiation)
     unknown = [z for z in kinds if z > MAX_Z or not a[z].any()]
     if unknown:
-        raise PowderError(f"{crystal.name or crystal.formula}: no {radiation} factor is tabulated for {', '.join(gemmi.Element(int(z)).name for z in unknown)}; use another radiation, or put a neighbouring element in its place")
+        raise PowderError(f"{crystal.name or crystal.formula}: no {radiation} factor is tabulated for "
+                          f"{', '.join(gemmi.Element(int(z)).name for z in unknown)}; use another radiation, or put a "
+                          "neighbouring element in its place")
     return (numbers, np.ascontiguousarray(crystal.frac_coords[order]), crystal.occupancies[order], first, a[kinds],
             b[kinds])
 
@@ -309,7 +315,8 @@ def _all_factors(crystal, q_max, radiation, tolerance=1e-6):
     numbers, frac, share, first, a, b = _atoms(crystal, radiation)
     expected = 2.1*crystal.volume*q_max**3
     if not expected < 5e6:
-        raise PowderError(f'{crystal.name or crystal.formula}: about {expected:.2g} reflections within q_max = {q_max:g}; give a smaller q_max (a larger d_min)')
+        raise PowderError(f'{crystal.name or crystal.formula}: about {expected:.2g} reflections within q_max = '
+                          f'{q_max:g}; give a smaller q_max (a larger d_min)')
     shifts = _CENTRINGS[_translations(frac, numbers, share, _CENTRINGS, 2e-6)]
     if len(shifts): frac, share, first = _primitive_atoms(numbers, frac, share, first, shifts)
     lattice = crystal.lattice
@@ -366,7 +373,8 @@ def line_list(
 )->tuple: # one hkl of each line (m, 3) int16; sum of |F|**2 over all its reflections (m,) float64; reciprocal metric (3, 3), 1/square angstrom; in order of q
     "Lines that stay together however the cell is strained within its crystal family"
     if crystal.space_group is None:
-        raise PowderError(f'{crystal.name or crystal.formula}: the space group is not known; give the crystal as msdn_nb.crystal.standard_cell returns it')
+        raise PowderError(f'{crystal.name or crystal.formula}: the space group is not known; give the crystal as '
+                          'msdn_nb.crystal.standard_cell returns it')
     hkl, f2, line, start = _all_factors(crystal, q_max, radiation)
     metric, family = np.linalg.inv(crystal.lattice@crystal.lattice.T), crystal_family(crystal.space_group)
     unique = int(np.argmax(abs(metric[[1, 0, 0], [2, 2, 1]]))) if family == 'monoclinic' else 1
@@ -417,9 +425,11 @@ def _check_instrument(self):
          f'wavelength {self.wavelength!r}: give a positive number of angstrom, such as 1.540593')
     need(self.radiation in RADIATIONS, f"radiation {self.radiation!r}: give 'xray', 'neutron' or 'electron'")
     need(0 < lo < hi < 180 and 0 < self.step <= hi - lo,
-         f'two_theta {self.two_theta} in steps of {self.step}: give ascending angles between 0 and 180 degrees and a smaller positive step')
+         f'two_theta {self.two_theta} in steps of {self.step}: give ascending angles between 0 and 180 degrees and a '
+         'smaller positive step')
     need(self.alpha2 == 0 or self.alpha2 > 0 and self.second_wavelength is not None,
-         f'alpha2 {self.alpha2!r}: give a share of 0 or more, and wavelength2 (angstrom) where the first is not K-alpha1 of copper')
+         f'alpha2 {self.alpha2!r}: give a share of 0 or more, and wavelength2 (angstrom) where the first is not '
+         'K-alpha1 of copper')
     need(self.march > 0 and len(self.direction) == 3 and any(self.direction),
          f'march {self.march!r} about {self.direction}: give a positive r and three indices, not all zero')
     need((self.counts is None or self.counts > 0) and self.b_factor >= 0 and self.radius > 0,
@@ -506,7 +516,8 @@ def powder_lines(
 )->tuple: # two_theta (n,) degrees, intensity (n,) in the unit of |F|**2; of lines beyond reach not a number and 0
     "Where the lines stand and how strong they are, for the first wavelength"
     if lines.radiation != instrument.radiation:
-        raise PowderError(f'the lines were made for {lines.radiation}, the instrument uses {instrument.radiation}; make both for the same radiation')
+        raise PowderError(f'the lines were made for {lines.radiation}, the instrument uses {instrument.radiation}; '
+                          'make both for the same radiation')
     x, y = lines.two_theta(instrument.wavelength), lines.strength(instrument.march, instrument.direction)
     if instrument.b_factor: y = y*np.exp(-instrument.b_factor*lines.q**2/2)
     with np.errstate(invalid='ignore', divide='ignore'): y = y*instrument.lorentz_polarisation(x)
@@ -592,7 +603,8 @@ def _profile(lines, instrument):
         x, area = x[seen], share*area[seen]
         fwhm = instrument.fwhm(x)
         if not (fwhm > 0).all():
-            raise PowderError(f'u, v, w = {instrument.u}, {instrument.v}, {instrument.w}: no width at two_theta = {x[~(fwhm > 0)][0]:.1f}, where a line stands; raise u or w')
+            raise PowderError(f'u, v, w = {instrument.u}, {instrument.v}, {instrument.w}: no width at two_theta = '
+                              f'{x[~(fwhm > 0)][0]:.1f}, where a line stands; raise u or w')
         if len(x):
             _add_peaks(y, angles[0], instrument.step, instrument.observed(x), area, fwhm,
                        np.clip(instrument.mixing(x), 0, 1), 1e-6*(area/fwhm).max())
@@ -622,7 +634,8 @@ def powder_pattern(
              else reflections(crystal, 2*math.sin(math.radians(last/2))/shortest, radiation=instrument.radiation))
     y, angles, rng = _profile(lines, instrument), instrument.angles, np.random.default_rng(instrument.seed)
     if not y.max() > 0:
-        raise PowderError(f'{lines.name or "crystal"}: no line between two_theta {instrument.two_theta[0]:g} and {instrument.two_theta[1]:g}; widen the range or shorten the wavelength')
+        raise PowderError(f'{lines.name or "crystal"}: no line between two_theta {instrument.two_theta[0]:g} and '
+                          f'{instrument.two_theta[1]:g}; widen the range or shorten the wavelength')
     y = y/y.max() + _background(angles, instrument)/100
     y = 100*y if instrument.counts is None else rng.poisson(np.maximum(y, 0)*instrument.counts).astype(float)
     return PowderPattern(angles, y, instrument.wavelength, lines.name, (f'simulated, {instrument.radiation}',))
@@ -769,7 +782,8 @@ def measure_powder(
                  gemmi={kind: dict(n=len(group), f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f'))
                         for kind, group in (('xray', crystals), ('neutron', fit))}, seed=seed, data_hash=data_hash(path),
                  **run_facts(), wall_time_s=time.perf_counter() - begun,
-                 command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, out={(out and Path(out).name)!r})"')
+                 command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, '
+                         f'out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found
 
@@ -799,6 +813,7 @@ def measure_powder_speed(
                  crystals_per_second={k: len(crystals)/v for k, v in timed['seconds'].items()}, profile_points=len(tool.angles),
                  profile_ratio_to_pymatgen=timed['seconds']['pymatgen']/timed['seconds']['profile'], **timed, seed=seed,
                  data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
-                 command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({Path(path).name!r}, n={n}, seed={seed}, rounds={rounds}, out={(out and Path(out).name)!r})"')
+                 command=f'python -c "from msdn_nb.powder import measure_powder_speed as m; m({Path(path).name!r}, n={n}, '
+                         f'seed={seed}, rounds={rounds}, out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found

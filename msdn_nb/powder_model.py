@@ -898,7 +898,8 @@ def powder_probabilities(
     "Probability of every space group."
     arrays = torch.as_tensor(np.asarray(arrays,np.float32))
     if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS):
-        raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as msdn_nb.powder.to_axis makes them')
+        raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as '
+                          'msdn_nb.powder.to_axis makes them')
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
@@ -984,15 +985,21 @@ def range_warnings(self:TrainedPowder,
     "What in a pattern's range the network was never shown."
     measured = np.flatnonzero(np.asarray(array)[-1]>0); e = self.recipe.effects
     if not len(measured):
-        return ['nothing of the pattern lies on the axis of the network, d from {:.2f} to {:.2f} angstrom: check the wavelength'.format(1/Q_MAX,
+        return ['nothing of the pattern lies on the axis of the network, d from {:.2f} to {:.2f} angstrom: check the '
+                'wavelength'.format(1/Q_MAX,
             1/Q_MIN)]
     first, last = 2*np.degrees(np.arcsin(AXIS[measured[[0,-1]]]*CU_KA1/2)); told = []
     if first>e.start[1]+.05:
-        told.append(f'the pattern begins at d = {1/AXIS[measured[0]]:.2f} angstrom ({first:.1f} degrees with Cu K-alpha), and the network never learned from one that begins above {e.start[1]:g} degrees: measure lower angles, or take the answer as a guess')
+        told.append(f'the pattern begins at d = {1/AXIS[measured[0]]:.2f} angstrom ({first:.1f} degrees with Cu '
+                    f'K-alpha), and the network never learned from one that begins above {e.start[1]:g} degrees: '
+                    'measure lower angles, or take the answer as a guess')
     if last<e.stop[0]-.05:
-        told.append(f'the pattern ends at d = {1/AXIS[measured[-1]]:.2f} angstrom ({last:.1f} degrees with Cu K-alpha), and the network never learned from one that ends below {e.stop[0]:g} degrees: measure higher angles, or take the answer as a guess')
+        told.append(f'the pattern ends at d = {1/AXIS[measured[-1]]:.2f} angstrom ({last:.1f} degrees with Cu '
+                    f'K-alpha), and the network never learned from one that ends below {e.stop[0]:g} degrees: measure '
+                    'higher angles, or take the answer as a guess')
     if len(measured)<.99*(measured[-1]-measured[0]+1):
-        told.append('parts of the pattern are missing in between, which the network never saw: measure the range in one piece')
+        told.append('parts of the pattern are missing in between, which the network never saw: measure the range in '
+                    'one piece')
     return told
 
 # %% ../nbs/57_powder_model.ipynb #48ccd3a1
@@ -1020,7 +1027,8 @@ def evaluate_powder(
         good.append(part[kept]); found.append(powder_probabilities(trained,patterns)[0])
     good = np.concatenate(good)
     if not len(good):
-        raise ValueError(f'{table.path}: no crystal here that has a powder pattern within the range of {trained.card["name"]}')
+        raise ValueError(f'{table.path}: no crystal here that has a powder pattern within the range of '
+                         f'{trained.card["name"]}')
     return Evaluation(trained.card['name'],trained.classes,good,table.space_group[good].astype(int)-1,
                       np.concatenate(found),len(rows)-len(good),time.perf_counter()-start)
 
@@ -1043,7 +1051,8 @@ def calibrate_powder(
     t = fit_temperature(logits,target); p = (logits/t).softmax(1).numpy()
     threshold, answered = confidence_threshold(p.max(1),p.argmax(1)==target,wanted)
     return dict(temperature=t,know=dict(wanted=wanted,threshold=threshold,answered=answered,patterns=2*n,
-                                        measured_on='validation crystals, half through the standard instrument, half through any'))
+                                        measured_on='validation crystals, half through the standard instrument, half '
+                                                    'through any'))
 
 def powder_summary(
     scored:Evaluation,
@@ -1221,7 +1230,8 @@ def read_collection(
     import pyarrow.parquet as pq
     table = pq.read_table(path).to_pydict()
     if missing := {'space_group','intensity'}-set(table):
-        raise PowderError(f'{path}: no column {" and ".join(sorted(missing))}; give a Parquet file with one measured pattern a row, columns space_group and intensity')
+        raise PowderError(f'{path}: no column {" and ".join(sorted(missing))}; give a Parquet file with one measured '
+                          'pattern a row, columns space_group and intensity')
     rows = [np.asarray(y,float) for y in table['intensity'][:n]]
     return (np.stack([to_axis(PowderPattern(start+step*np.arange(len(y)),y,wavelength)) for y in rows]),
             np.array(table['space_group'][:n],int))

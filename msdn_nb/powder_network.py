@@ -253,7 +253,8 @@ def score_answers(
     "Scores of ranked groups beside the ceiling under the recipe's prior"
     places, index = answer_ranks(answers, seed), np.searchsorted(recipe.groups, groups)
     if not np.array_equal(np.array(recipe.groups)[index.clip(max=len(recipe.groups) - 1)], groups):
-        raise ValueError(f'{recipe.name} knows no such groups: {sorted(set(map(int, groups)) - set(recipe.groups))[:5]}; leave these patterns out')
+        raise ValueError(f'{recipe.name} knows no such groups: '
+                         f'{sorted(set(map(int, groups)) - set(recipe.groups))[:5]}; leave these patterns out')
     posterior = label_table(replace(recipe, labels='posterior')).numpy()[index]
     member = label_table(replace(recipe, labels='class')).numpy()
     hit = places[np.arange(len(index)), index]
@@ -286,7 +287,8 @@ def any_lattices(
 )->np.ndarray:        # cells (n, 6), angstrom and degrees
     "Cells with edges spread evenly in their logarithms, none larger than the recipe's volume"
     if recipe.grid.system not in ('cubic', 'tetragonal', 'trigonal+hexagonal'):
-        raise ValueError(f'edges of a {recipe.grid.system} recipe: give them to cubic, tetragonal, or trigonal and hexagonal lattices')
+        raise ValueError(f'edges of a {recipe.grid.system} recipe: give them to cubic, tetragonal, or trigonal and '
+                         'hexagonal lattices')
     gamma = 120. if recipe.grid.system == 'trigonal+hexagonal' else 90.
     found = np.empty((0, 6))
     while len(found) < n:
@@ -351,7 +353,8 @@ class ArraySupply:
     seed: int = 0        # of the shuffling
     def __post_init__(self):
         if len(self.patterns) != len(self.groups) or not len(self.groups):
-            raise ValueError(f'{len(self.patterns)} patterns and {len(self.groups)} groups: give one group for each pattern, at least one of both')
+            raise ValueError(f'{len(self.patterns)} patterns and {len(self.groups)} groups: give one group for each '
+                             'pattern, at least one of both')
     def at(self,
         i:int # number of the batch, from 0
     )->PatternBatch:
@@ -429,7 +432,8 @@ def law_learner(
 def _supplies(recipe, data, watch, seed):
     "What to learn from and what to watch, from arrays where they are given"
     if data is not None and recipe.cell_share:
-        raise ValueError(f'{recipe.name} asks for the cell (cell_share {recipe.cell_share}), which arrays do not tell: set it to 0 to learn from them')
+        raise ValueError(f'{recipe.name} asks for the cell (cell_share {recipe.cell_share}), which arrays do not tell: '
+                         'set it to 0 to learn from them')
     if data is None:
         learn, watched, _ = law_parts(recipe)
         return (LawSupply(learn, recipe, seed + 1),
@@ -502,7 +506,8 @@ def evaluate_law(
     recipe = replace(trained.recipe, prior=prior or trained.recipe.prior, batch_size=min(n, 500),
                      jitter=float(off_nodes), fresh=False, edges=trained.recipe.edges if patterns is None else ())
     if patterns is None and not recipe.edges:
-        raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a law-made data set')
+        raise ValueError(f'{recipe.name} knows no edges to draw lattices from: give patterns, or a part of a '
+                         'law-made data set')
     if groups is not None: return score_answers(law_answers(trained, patterns), np.asarray(groups), recipe, seed)
     batches = map(LawSupply(patterns, recipe, seed + 10).at, range(-(-n//recipe.batch_size)))
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])

@@ -61,7 +61,8 @@ def grey_levels(
     "Check that these are eight-bit images of the right shape"
     array = np.asarray(images)
     if array.dtype != np.uint8:
-        raise ShapingError(f'images of dtype {array.dtype}: shaping reads uint8 grey levels 0 to 255; scale them with msdn_nb.diffraction.to_uint8 first')
+        raise ShapingError(f'images of dtype {array.dtype}: shaping reads uint8 grey levels 0 to 255; scale them with '
+                           'msdn_nb.diffraction.to_uint8 first')
     if array.ndim != ndim or (beams and array.shape[-3] != beams) or 0 in array.shape:
         raise ShapingError(f'images of shape {array.shape}: expected {shape}; index or stack the array to that shape')
     return np.ascontiguousarray(array)
@@ -202,7 +203,8 @@ def join_nodes(
     "Decide which nodes are joined, and how strongly"
     check_settings(50, factor)
     if mode not in ('paper', 'response'):
-        raise ShapingError(f"mode {mode!r}: nodes are joined by 'paper' or 'response'; 'released' joins pixels, see shape_pattern")
+        raise ShapingError(f"mode {mode!r}: nodes are joined by 'paper' or 'response'; 'released' joins pixels, see "
+                           "shape_pattern")
     order = np.argsort(nodes.centres[:, 0]); smallest = _closest(nodes.centres, order)
     reach = factor if mode == 'paper' else factor + softness*math.log(255)
     pairs = _pairs(nodes.centres, order, reach*smallest) if len(nodes) > 1 else np.empty((0, 2), int)
@@ -364,7 +366,8 @@ def crop_resize(
     "Resize by nearest pixels, as the authors' network reads its images"
     array = np.asarray(images); first = array.ndim - 3 if array.ndim > 2 and array.shape[-1] == 3 else array.ndim - 2
     if array.ndim < 2 or pixels < 1:
-        raise ShapingError(f'cannot resize an array of shape {array.shape} to {pixels} pixels; give images (..., H, W, 3) or (..., H, W) and at least 1 pixel')
+        raise ShapingError(f'cannot resize an array of shape {array.shape} to {pixels} pixels; give images (..., H, W, '
+                           '3) or (..., H, W) and at least 1 pixel')
     for axis in (first, first + 1):
         n = array.shape[axis]; edge = crop or n
         if not 0 < edge <= n: raise ShapingError(f'crop {crop} from {n} pixels: choose 1 to {n}')
@@ -425,7 +428,9 @@ def measure_shaping(
                  pixels=int(flat.shape[-1]), mode=mode, nodes_mean=float(np.mean(count)),
                  nodes_range=[min(count), max(count)], seed=seed, **run_facts(),
                  wall_time_s=time.perf_counter() - start,
-                 command=f'python -c "from msdn_nb.shaping import measure_shaping as m; m(n={len(flat)}, pixels={pixels}, mode={mode!r}, workers={workers}, rounds={rounds}, seed={seed}, out=\'results/shaping_speed.json\')"')
+                 command=f'python -c "from msdn_nb.shaping import measure_shaping as m; m(n={len(flat)}, '
+                         f'pixels={pixels}, mode={mode!r}, workers={workers}, rounds={rounds}, seed={seed}, '
+                         'out=\'results/shaping_speed.json\')"')
     if out is not None: write_json(out, found)
     return found
 
@@ -447,7 +452,8 @@ def draw_shaped(
         axs[0, k].imshow(image, cmap='gray', origin='lower', vmax=100); axs[1, k].imshow(shaped, origin='lower')
         axs[0, k].set_title(f'beam {"xyz"[k]}: {len(find_nodes(image, threshold))} nodes')
     for ax in axs.flat: ax.axis('off')
-    fig.suptitle(f'{crystal.name or crystal.formula}: threshold {threshold}, factor {factor:g}, crystallite {crystallite:g} Å')
+    fig.suptitle(f'{crystal.name or crystal.formula}: threshold {threshold}, factor {factor:g}, crystallite '
+                 f'{crystallite:g} Å')
     return axs
 
 # %% ../nbs/11_shaping.ipynb #0db217d2

@@ -44,7 +44,8 @@ def crystal_row(
     from pymatgen.core.composition import Composition
     name = material_id or crystal.name
     if not crystal.is_ordered:
-        raise CrystalError(f'{name}: some sites are shared or partly empty, and the table holds whole atoms; choose an ordered model of this crystal')
+        raise CrystalError(f'{name}: some sites are shared or partly empty, and the table holds whole atoms; choose an '
+                           'ordered model of this crystal')
     check_size(crystal)
     kinds, counts = np.unique(crystal.numbers, return_counts=True)
     formula = Composition({gemmi.Element(int(z)).name: int(n) for z, n in zip(kinds, counts)}).formula
@@ -64,7 +65,8 @@ def written_beside(
         yield part
         os.replace(part, path)
     except (OSError, pa.ArrowException) as e:
-        raise TableError(f'{path}: cannot be written ({e}); name a file in a folder that exists and that you may write to, on a disk with room') from e
+        raise TableError(f'{path}: cannot be written ({e}); name a file in a folder that exists and that you may write '
+                         'to, on a disk with room') from e
     finally:
         with contextlib.suppress(OSError): part.unlink()
 
@@ -94,9 +96,13 @@ def _opened(path, columns):
     if not Path(path).is_file(): raise TableError(f'{path}: there is no such file; check the path')
     try: file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as e:
-        raise TableError(f'{path}: this is not a whole Parquet file ({str(e).splitlines()[0][:120]}); copy or collect it again') from e
+        raise TableError(f'{path}: this is not a whole Parquet file ({str(e).splitlines()[0][:120]}); copy or '
+                         'collect it again') from e
     if missing := [c for c in columns if c not in file.schema_arrow.names]:
-        raise TableError(f'{path}: the column{"s" if len(missing) > 1 else ""} {", ".join(missing)} {"are" if len(missing) > 1 else "is"} missing (found: {", ".join(file.schema_arrow.names[:12])}); ' 'write the file with `msdn data`, or with msdn_nb.sources.write_crystals')
+        raise TableError(f'{path}: the column{"s" if len(missing) > 1 else ""} {", ".join(missing)} '
+                         f'{"are" if len(missing) > 1 else "is"} missing (found: '
+                         f'{", ".join(file.schema_arrow.names[:12])}); ' 'write the file with `msdn data`, or with '
+                                                                         'msdn_nb.sources.write_crystals')
     return file
 
 def read_crystals(
@@ -111,7 +117,8 @@ def read_crystals(
         if rows is not None: table = table.take(np.asarray(rows, np.int64))
         table = table.cast(pa.schema([SCHEMA.field(c) for c in columns]))
     except (pa.ArrowException, OSError) as e:
-        raise TableError(f'{path}: its contents cannot be read ({str(e).splitlines()[0][:120]}); the file is damaged or its columns have other types: collect it again') from e
+        raise TableError(f'{path}: its contents cannot be read ({str(e).splitlines()[0][:120]}); the file is damaged '
+                         'or its columns have other types: collect it again') from e
     if empty := [c for c in columns if table[c].null_count]:
         raise TableError(f'{path}: {", ".join(empty)} has empty places; remove these rows')
     return table
@@ -352,13 +359,16 @@ def _begin(parts, question, resume):
     if (parts/'state.json').exists():
         try: state = json.loads((parts/'state.json').read_text(encoding='utf-8'))
         except ValueError as e:
-            raise TableError(f'{parts}: its state cannot be read ({e}); delete this folder, or collect without resuming') from e
+            raise TableError(f'{parts}: its state cannot be read ({e}); delete this folder, or collect '
+                             'without resuming') from e
         if state.get('question') != question:
-            raise TableError(f'{parts}: here lie parts of another collection, {state.get("question")}; finish that one, delete the folder, or collect without resuming')
+            raise TableError(f'{parts}: here lie parts of another collection, {state.get("question")}; finish that '
+                             'one, delete the folder, or collect without resuming')
         return state
     try: parts.mkdir(exist_ok=True)
     except OSError as e:
-        raise TableError(f'{parts}: this folder cannot be made ({e.strerror}); name an output in a folder that exists and that you may write to') from e
+        raise TableError(f'{parts}: this folder cannot be made ({e.strerror}); name an output in a folder that exists '
+                         'and that you may write to') from e
     return dict(question=question, cursor=None, done=False, parts=0, rows=0, failed=[])
 
 # %% ../nbs/02_sources.ipynb #9077f34f

@@ -45,7 +45,8 @@ def substitute(
     "The same sites with other elements"
     old = np.unique(crystal.numbers); new = np.array([mapping.get(int(z),int(z)) for z in old])
     if len(np.unique(new))<len(old):
-        raise CrystalError(f'{crystal.name or crystal.formula}: two elements become one, which may add symmetry; give each element another replacement')
+        raise CrystalError(f'{crystal.name or crystal.formula}: two elements become one, which may add symmetry; give '
+                           'each element another replacement')
     numbers = new[np.searchsorted(old,crystal.numbers)]
     edge = volume_ratio(crystal.numbers,numbers)**(1/3) if scale else 1.
     return replace(crystal,lattice=crystal.lattice*edge,numbers=numbers)
@@ -140,7 +141,11 @@ class Substituted:
         return Crystal(np.reshape(r['lattice'],(3,3)),r['numbers'],np.reshape(r['frac_coords'],(-1,3)),
                        name=r['material_id'],space_group=int(r['space_group']),symprec=.1)
     def _repr_markdown_(self):
-        return (f'**{len(self):,} crystals** ({self.method}) from {len(np.unique(self.parents)):,} parents; {self.tried:,} drawn, {self.changed:,} dropped for their space group, {self.repeated:,} for a formula that was there; ' f'smallest group {min(self.before.values())} before, {min(self.after.values())} after; {len(self)/max(self.seconds,1e-9):,.0f} crystals/s')
+        return (f'**{len(self):,} crystals** ({self.method}) from {len(np.unique(self.parents)):,} parents; '
+                f'{self.tried:,} drawn, {self.changed:,} dropped for their space group, {self.repeated:,} for a '
+                'formula that was there; ' f'smallest group {min(self.before.values())} before, '
+                                           f'{min(self.after.values())} after; {len(self)/max(self.seconds,1e-9):,.0f} '
+                                           'crystals/s')
 
 # %% ../nbs/31_substitution.ipynb #6b88f404
 def populate(
@@ -185,7 +190,8 @@ def substituted_table(
     if not state.exists():
         made = populate(table,rows,groups,target,method,seed,workers)
         if not len(made):
-            raise CrystalError(f'no crystal could be substituted: all groups have {target} or none has a parent; raise the target or give other groups')
+            raise CrystalError(f'no crystal could be substituted: all groups have {target} or none has a parent; raise '
+                               'the target or give other groups')
         write_crystals(folder/'crystals.parquet',made.rows); np.save(folder/'parents.npy',made.parents)
         write_json(state,dict(asked=asked,before=made.before,after=made.after,made=len(made),tried=made.tried,
                               changed=made.changed,repeated=made.repeated,seconds=made.seconds))

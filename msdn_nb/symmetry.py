@@ -326,7 +326,8 @@ def ceiling(
                for members in diffraction_classes(groups, axes)]
     total = sum(map(sum, classes))
     if not total > 0:
-        raise SpaceGroupError('no weight on any of the groups: give at least one group and a prior that is positive somewhere')
+        raise SpaceGroupError('no weight on any of the groups: give at least one group and a prior that is positive '
+                              'somewhere')
     return tuple(sum(sum(weights[:i]) for weights in classes)/total for i in range(1, k + 1))
 
 # %% ../nbs/00_symmetry.ipynb #fa77dc45

@@ -480,7 +480,8 @@ def _shared_cache(table, rows, recipe, folder):
     kept = open_cache(folder); card = json.loads((Path(folder)/'cache.json').read_text())
     wanted = json.loads(json.dumps(_cache_card(table,rows,recipe)))
     if differs := [k for k in ('data_hash','setup','scale','decades','symprec') if card[k]!=wanted[k]]:
-        raise CacheError(f'{folder} holds patterns of another {", ".join(differs)}; fill one for {recipe.name} with cache_patterns')
+        raise CacheError(f'{folder} holds patterns of another {", ".join(differs)}; fill one for {recipe.name} with '
+                         'cache_patterns')
     if missing := len(np.setdiff1d(rows,kept[2])):
         raise CacheError(f'{folder} lacks {missing} of the {len(rows)} rows asked for; fill one with cache_patterns')
     return kept
@@ -640,7 +641,8 @@ def weights_path(
     "The file of weights; its card must lie beside it."
     path = Path(name) if str(name).endswith('.safetensors') else WEIGHTS/f'{name}.safetensors'
     if not path.exists():
-        raise WeightsError(f'{name}: no such weights; shipped are {", ".join(shipped_weights()) or "none"}, or give the path of a .safetensors file')
+        raise WeightsError(f'{name}: no such weights; shipped are {", ".join(shipped_weights()) or "none"}, or give '
+                           'the path of a .safetensors file')
     if not path.with_suffix('.json').exists():
         raise WeightsError(f'{path}: its card {path.with_suffix(".json").name} is missing; keep the two files together')
     return path
@@ -674,7 +676,8 @@ def read_weights(
         state = {**load_file(_base_path(path,base)),**load_file(path)} if base else load_file(path)
         model.load_state_dict(_restored(state))
     except (SafetensorError,RuntimeError,KeyError,TypeError,ValueError,OSError) as e:
-        raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); fetch them again') from e
+        raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); '
+                           'fetch them again') from e
     return model.eval(),recipe,card
 
 def _base_path(path, base):
@@ -697,7 +700,8 @@ def split_of(
     "The rows that a network learned from, was watched by, and was judged by."
     known = trained.card.get('data',{})
     if strict and known.get('data_hash')!=data_hash(table.path):
-        raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that one, or no crystal can be called new')
+        raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that '
+                         'one, or no crystal can be called new')
     return split_rows(table,trained.recipe,known.get('seed',0))
 
 # %% ../nbs/30_training.ipynb #d20c40dc
