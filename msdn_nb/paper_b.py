@@ -495,26 +495,27 @@ def powder_mp(run):
                                                            1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
-# %% ../nbs/58_paper_b.ipynb #5a4d2cf0
+# %% ../nbs/58_paper_b.ipynb #4e072536
 def _rruff(path, n):
     "Measured patterns on the network's axis, and their groups"
     from msdn_nb.powder_model import read_collection
     return dict(zip(('arrays', 'groups'), read_collection(path, n)))
 
-def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed):
+def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, called):
     "Answers to one fold by a network that went on learning from the others"
     from msdn_nb.powder_model import learn_measured, powder_probabilities
     learn = fold != f
-    one = learn_measured(_powder_230(), lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
+    one = learn_measured(_powder_230().calling(called), lines, arrays[learn], groups[learn], steps, folder,
+                         repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #9a7e6dbb
+# %% ../nbs/58_paper_b.ipynb #05b351bc
 @experiment('rruff', paper='B',
             about='powder-230 on 300 measured minerals, before and after learning from others of them',
             needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
-    from msdn_nb.powder_model import (cache_lines, law_made, measured_scores, near_repeats, open_lines,
+    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, law_made, measured_scores, near_repeats, open_lines,
                                       powder_probabilities, repeat_folds)
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300),
@@ -522,22 +523,23 @@ def rruff(run):
                     quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
     trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns)
     arrays, groups = known['arrays'], known['groups']
-    before, alone = (run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]),
-                                arrays)['probabilities']
-                     for name, t in (('before', trained), ('alone', trained.alone())))
+    called = POWDER_MODELS['powder-230-measured'].called_noisy
+    asked = dict(before=trained, alone=trained.alone(), calling=trained.calling(called))
+    found = {name: run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)
+             for name, t in asked.items()}
+    scores = {name: measured_scores(f['probabilities'], groups) for name, f in found.items()}
     rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
                                    trained.recipe.symprec))
     lines = lines + law_made(lines, size.laws, run.seed)
-    repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros_like(before)
+    repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros((len(groups), 230))
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
         after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f,
-                                      size.steps, run.folder/f'fold-{f}', run.seed + f)['probabilities']
+                                      size.steps, run.folder/f'fold-{f}', run.seed + f, called)['probabilities']
     return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1),
-                space_groups=len(set(groups.tolist())), alone=measured_scores(alone, groups),
-                before=measured_scores(before, groups), after=measured_scores(after, groups), published=PUBLISHED_RRUFF,
-                asked=ASKED_RRUFF)
+                space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
+                **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
 # %% ../nbs/58_paper_b.ipynb #58cf1376
 def _answer_to(path, wavelength, best=5):

@@ -14,7 +14,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'BYTES', 'line_arrays
            'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches', 'learn_measured',
            'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
 
-# %% ../nbs/57_powder_model.ipynb #44159f21
+# %% ../nbs/57_powder_model.ipynb #99645e7c
 import copy, json, math, os, sys, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ from .powder import (AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP
                             line_list, to_axis)
 from .lattices import _FAMILIES, law_lines
 from .powder_network import AxisBlock, axis_conv
-from .matching import (CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, judged_by,
+from .matching import (CLASSES, CLASS_FAMILY, EVIDENCE, Judge, LatticeJudge, cross_answers, is_exact, judged_by,
                               known_crystals, lattice_cost, lattice_tensors, line_q2, oblique_element, pack_crystals,
                               train_judge, train_lattice_judge, try_crystals, try_lattices, unpack_crystals)
 
@@ -442,7 +442,7 @@ class PowderNet(nn.Module):
         self.place,self.memory = nn.Linear(hidden,memory,bias=False) if memory else None,None
     def forward(self, x): return self.decide(self.encode(x))
 
-# %% ../nbs/57_powder_model.ipynb #708038df
+# %% ../nbs/57_powder_model.ipynb #cddfbff7
 @patch
 def features(self:PowderNet, f): # (B, squeeze, 1, points/64) -> (B, hidden)
     "What the classes are decided by"
@@ -459,17 +459,17 @@ def encode(self:PowderNet, x):
     "All that does not depend on the dropout"
     f = self.map(x)
     return (f if self.training or self.memory is None or self.memory.judge is None
-            else (f,*self.memory.trials(self.features(f),x)))
+            else (f,self.memory.trials(self.features(f),x)))
 
 @patch
 def decide(self:PowderNet, f): # what `encode` gives -> (B, classes)
     "Answers from the map; with the places of the patterns, unit vectors, while a network with a memory learns"
-    f,*trial = f if isinstance(f,tuple) else (f,); h = self.features(f); z = self.head[5:](h)
+    f,trials = f if isinstance(f,tuple) else (f,None); h = self.features(f); z = self.head[5:](h)
     if self.training and self.place is not None:
         return z,F.normalize((self.place(h) if self.memory is None else h).float(),dim=1)
-    return self.memory.verdict(z,h,*trial) if trial else z
+    return z if trials is None else self.memory.verdict(z,h,trials)
 
-# %% ../nbs/57_powder_model.ipynb #6137a6c1
+# %% ../nbs/57_powder_model.ipynb #152d8d89
 @dataclass(frozen=True)
 class PowderModelRecipe:
     "What a powder network sees, how it is built, and how it learns."
@@ -492,11 +492,13 @@ class PowderModelRecipe:
     neighbour_width:float=.07    # distance at which a neighbour's vote falls by e, in the loss
     recent:int=8192              # crystals that vote in the loss
     base:str|None=None           # weights from which measured patterns go on teaching
+    called_noisy:int=200         # crystals of the memory that are held against a pattern with noise
     @property
     def classes(self): return tuple(range(1,231))
 
 POWDER_MODELS = {r.name:r for r in [PowderModelRecipe('powder-230',dict(memory=96)),
-                                    PowderModelRecipe('powder-230-measured',dict(memory=96),base='powder-230')]}
+                                    PowderModelRecipe('powder-230-measured',dict(memory=96),base='powder-230',
+                                                      called_noisy=800)]}
 
 # %% ../nbs/57_powder_model.ipynb #db6403cd
 def powder_recipe_from_dict(
@@ -565,16 +567,17 @@ class PowderLoss:
         return loss+self.recipe.neighbour_share*self.neighbours(place[real],target[real],place[key],target[key],
                                                                 own[real])
 
-# %% ../nbs/57_powder_model.ipynb #a18994a7
+# %% ../nbs/57_powder_model.ipynb #b0f1ba86
 class Memory(nn.Module):
     "Features and strongest lines of known crystals, and judges of what they and their lattices say about a pattern."
     def __init__(self,
         rows:int, dims:int, # how many crystals, and how many features
         block:int=0,        # bytes of the packed lines
-        called:int=200,     # how many are held against a pattern
+        called:int=200,     # how many are held against a pattern that is exact
+        called_noisy:int=200, # and against any other
     ):
-        super().__init__(); parts = math.gcd(48,dims)
-        self.called,self.judge,self.lattice_judge,self._known = called,None,None,None
+        super().__init__(); parts = math.gcd(48,dims); self.called,self.called_noisy = called,called_noisy
+        self.judge,self.lattice_judge,self._known = None,None,None
         self.register_buffer('codes',torch.zeros(parts,rows,dtype=torch.uint8))
         self.register_buffer('centres',torch.zeros(parts,256,dims//parts))
         self.register_buffer('block',torch.zeros(block,dtype=torch.uint8))
@@ -589,25 +592,39 @@ class Memory(nn.Module):
     def places(self, rows=slice(None)): # (n, dims) unit vectors
         return F.normalize(torch.cat([c[k.long()] for c,k in zip(self.centres,self.codes[:,rows])],1),dim=1)
 
-# %% ../nbs/57_powder_model.ipynb #69676020
+# %% ../nbs/57_powder_model.ipynb #14253f86
 @patch
-def trial(self:Memory, h, x): # features (B, dims), patterns (B, 3, points) -> rows of the memory (B, called), evidence (B, called, 13), refined reciprocal metrics (B, called, 6)
+def trial(self:Memory,
+    h, x,        # features (B, dims), patterns (B, 3, points)
+    called=None, # how many crystals to hold against each; as for exact patterns by default
+)->tuple: # rows of the memory (B, called), evidence (B, called, 13), refined reciprocal metrics (B, called, 6)
     "Hold the nearest crystals against the patterns."
-    rows = self.cosines(F.normalize(h.float(),dim=1)).topk(min(self.called,len(self)),1).indices.cpu()
+    rows = self.cosines(F.normalize(h.float(),dim=1)).topk(min(called or self.called,len(self)),1).indices.cpu()
     return (rows,
             *(torch.from_numpy(f).float()
               for f in try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy())))
 
+# %% ../nbs/57_powder_model.ipynb #7a9e2e4a
 @patch
-# features and patterns -> rows and evidence of `trial`; where lattices are judged, also what `lattice_tensors` gives
-def trials(self:Memory, h, x):
-    "Hold the nearest crystals, and their lattices, against the patterns."
-    rows,found,cells = self.trial(h,x)
-    return ((rows,found) if self.lattice_judge is None
-            else (rows,found,
-                  *lattice_tensors(try_lattices(self.known,rows.numpy(),found.numpy(),cells.numpy(),
-                                                x.detach().float().cpu().numpy()))))
+def calls(self:Memory, x): # patterns (B, 3, points)
+    "Which patterns are to be held against how many crystals: (rows of the batch, number) for each kind"
+    if self.called_noisy==self.called: return [(torch.arange(len(x)),self.called)]
+    exact = torch.tensor([is_exact(a) for a in x.cpu().numpy()],dtype=torch.bool)
+    kinds = (exact,self.called),(~exact,self.called_noisy)
+    return [(kind.nonzero()[:,0],n) for kind,n in kinds if kind.any()]
 
+@patch
+def trials(self:Memory, h, x): # features and patterns
+    "Each kind of patterns: their rows of the batch, what `trial` says of them, and `lattice_tensors` where lattices are judged"
+    found = []
+    for where,called in self.calls(x):
+        arrays = x[where].detach().float().cpu().numpy(); rows,evidence,cells = self.trial(h[where],x[where],called)
+        lattices = () if self.lattice_judge is None else lattice_tensors(
+            try_lattices(self.known,rows.numpy(),evidence.numpy(),cells.numpy(),arrays))
+        found.append((where,rows,evidence,*lattices))
+    return found
+
+# %% ../nbs/57_powder_model.ipynb #10859c22
 @patch
 # features, and what `trial` gives -> cosines, groups and evidence, as a `Judge` reads them
 def evidence(self:Memory, h, rows, found):
@@ -616,12 +633,14 @@ def evidence(self:Memory, h, rows, found):
     return cosines,self.groups[rows],found
 
 @patch
-# logits and features, and what `trials` gives -> log-probabilities (B, 230)
-def verdict(self:Memory, z, h, rows, found, *lattices):
+def verdict(self:Memory, z, h, trials): # logits and features, and what `trials` gives -> log-probabilities (B, 230)
     "What the judges make of it."
-    where = next(self.judge.parameters()).device
-    answers = self.judge(z.float().to(where),*(e.to(where) for e in self.evidence(h,rows,found)))
-    return (self.lattice_judge(answers,*(t.to(where) for t in lattices)) if lattices else answers).to(z.device)
+    said,device = torch.empty(len(z),230),next(self.judge.parameters()).device
+    for where,rows,found,*lattices in trials:
+        answers = self.judge(z[where].float().to(device),*(e.to(device) for e in self.evidence(h[where],rows,found)))
+        if lattices: answers = self.lattice_judge(answers,*(t.to(device) for t in lattices))
+        said[where] = answers.cpu()
+    return said.to(z.device)
 
 # %% ../nbs/57_powder_model.ipynb #905bf9dd
 @patch
@@ -683,23 +702,26 @@ def strongest_lines(
     "What a memory keeps of line lists."
     few = take_lines(lines,items); return known_crystals(few.offset,few.hkl,few.strength,few.metric,few.group)
 
-# %% ../nbs/57_powder_model.ipynb #0f8c372b
+# %% ../nbs/57_powder_model.ipynb #d9ff7d16
 @torch.no_grad()
 def gather_evidence(
     model:PowderNet,  # with a memory
     patterns,         # (n, 3, 3072)
     batch:int=256,
     lattices=True,    # gather what lattices say, too
+    called=None,      # crystals for each, as in `Memory.trial`
 )->tuple: # logits (n, 230), cosines (n, called), groups (n, called), evidence (n, called, 13), as `Judge` reads them; and the tensors of `lattice_tensors`
     "What judges read about patterns."
     found,seen = [],[]
     for x in torch.as_tensor(np.asarray(patterns)).split(batch):
-        h = model.features(model.map(x)); rows,evidence,cells = model.memory.trial(h,x)
+        h = model.features(model.map(x)); rows,evidence,cells = model.memory.trial(h,x,called)
         found.append((model.head[5:](h),*model.memory.evidence(h,rows,evidence)))
         if lattices:
-            seen.append(lattice_tensors(try_lattices(model.memory.known,rows.numpy(),evidence.numpy(),cells.numpy(),x.numpy())))
+            seen.append(lattice_tensors(try_lattices(model.memory.known,rows.numpy(),evidence.numpy(),cells.numpy(),
+                                                     x.numpy())))
     return tuple(tuple(map(torch.cat,zip(*f))) for f in (found,seen))
 
+# %% ../nbs/57_powder_model.ipynb #4812f0f6
 def appoint_judges(
     model:PowderNet,     # with a memory; the judges become part of it
     patterns, target,    # of validation crystals: (n, 3, 3072), (n,) space group - 1
@@ -709,7 +731,8 @@ def appoint_judges(
 )->torch.Tensor: # (n, 230) log-probabilities by judges that did not learn from them
     "Train the judges for a network."
     found,lattices = gather_evidence(model,patterns); target,fold = torch.as_tensor(target),torch.as_tensor(fold)
-    model.memory.judge = train_judge(*found,target,**judging); answers = cross_answers(train_judge,found,target,fold,**judging)
+    model.memory.judge = train_judge(*found,target,**judging)
+    answers = cross_answers(train_judge,found,target,fold,**judging)
     exact = (lattices[0]>=0).any(1)
     if not exact.any(): return answers
     heard = [t[exact] for t in (answers,*lattices)]
@@ -852,7 +875,7 @@ def save_powder(
     return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,
                          in_bytes=BYTES if model.memory is not None else (),kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/57_powder_model.ipynb #b6ddf8d9
+# %% ../nbs/57_powder_model.ipynb #0446872d
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
@@ -860,7 +883,7 @@ def load_powder(
     def build(card):
         recipe = powder_recipe_from_dict(card['recipe']); net = PowderNet(**recipe.model_args)
         if 'remembered' in card:
-            net.memory = Memory(card['remembered'],net.head[2].out_features,card['block'])
+            net.memory = Memory(card['remembered'],net.head[2].out_features,card['block'],called_noisy=recipe.called_noisy)
             net.memory.judge,net.memory.lattice_judge = (make().requires_grad_(False) if card.get(k) else None
                                                          for make,k in ((Judge,'judged'),(LatticeJudge,'lattices')))
         return recipe,net
@@ -887,6 +910,14 @@ def without_lattices(self:TrainedPowder)->TrainedPowder:
     if model.memory is not None: model.memory.lattice_judge = None
     return replace(self,model=model)
 
+# %% ../nbs/57_powder_model.ipynb #a8363bb5
+@patch
+def calling(self:TrainedPowder, called_noisy:int)->TrainedPowder: # crystals of the memory
+    "The same, holding so many crystals against patterns with noise."
+    model = copy.deepcopy(self.model)
+    if model.memory is not None: model.memory.called_noisy = called_noisy
+    return replace(self,model=model,recipe=replace(self.recipe,called_noisy=called_noisy))
+
 # %% ../nbs/57_powder_model.ipynb #a5d4672a
 def powder_probabilities(
     trained:TrainedPowder,
@@ -903,7 +934,7 @@ def powder_probabilities(
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
-# %% ../nbs/57_powder_model.ipynb #af67ea62
+# %% ../nbs/57_powder_model.ipynb #864976ad
 def relatives(
     trained:TrainedPowder, # with a memory and a judge
     array,                 # (3, 3072) on the network's axis
@@ -914,7 +945,7 @@ def relatives(
     if memory is None or memory.judge is None:
         raise PowderError(f'{trained.card["name"]}: this network puts no known crystals on trial; load powder-230')
     with torch.no_grad():
-        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x)
+        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x,memory.calls(x)[0][1])
         weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),
                                                                     *memory.evidence(h,rows,found))))[0]
     likeness = found[0,:,EVIDENCE.index('likeness')]; groups = memory.groups[rows[0]]
@@ -1187,7 +1218,7 @@ class MeasuredBatches:
             y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
-# %% ../nbs/57_powder_model.ipynb #67e48777
+# %% ../nbs/57_powder_model.ipynb #3ff62c32
 def learn_measured(
     trained:TrainedPowder,
     lines:Lines,        # of training crystals, and of laws
@@ -1215,11 +1246,11 @@ def learn_measured(
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     model = learn.model.float().eval()
     if model.memory is not None and model.memory.judge is not None:
-        model.memory.judge = train_judge(*gather_evidence(trained.model,arrays,lattices=False)[0],torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,
-                                         start=model.memory.judge)
+        evidence,_ = gather_evidence(trained.model,arrays,lattices=False,called=model.memory.called_noisy)
+        model.memory.judge = train_judge(*evidence,torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,start=model.memory.judge)
     return TrainedPowder(model,recipe,trained.card)
 
-# %% ../nbs/57_powder_model.ipynb #98291f62
+# %% ../nbs/57_powder_model.ipynb #b6d3de3b
 def read_collection(
     path,        # Parquet file with columns `space_group` and `intensity`
     n=None,      # only so many
@@ -1246,7 +1277,8 @@ def train_measured(
     workers:int=2, seed:int=0,
 )->TrainedPowder:
     "Teach a network measured patterns."
-    base = load_powder(recipe.base); rows = some_rows(split_of(base,table)[0],crystals,seed)
+    base = load_powder(recipe.base).calling(recipe.called_noisy)
+    rows = some_rows(split_of(base,table)[0],crystals,seed)
     lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
     lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
