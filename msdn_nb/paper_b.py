@@ -201,7 +201,7 @@ def ulbd_imbalance(run):
     weights = {g: population()[g] for g in recipe.groups}
     return dict(trained_on=found, commonest=max(weights.values())/sum(weights.values()), published=PUBLISHED_IMBALANCE)
 
-# %% ../nbs/58_paper_b.ipynb #6c59d51e
+# %% ../nbs/58_paper_b.ipynb #623e3ac2
 @experiment('ulbd-relabelled', paper='B', about='networks that learn extinction classes instead of space groups',
             minutes=7)
 def ulbd_relabelled(run):
@@ -213,7 +213,7 @@ def ulbd_relabelled(run):
     found = {}
     for system, labels in [(s, 'class') for s in size.systems] + [('cubic', 'group'), ('cubic', 'posterior')]:
         name = f'{NAMES[system]}-{labels}'; run.say(name)
-        recipe = law_recipe(system, name, run.quick, labels=labels, cell_share=0., samples=size.samples,
+        recipe = law_recipe(system, name, run.quick, labels=labels, samples=size.samples,
                             epochs=size.epochs)
         run.step(f'train-{name}', _learn, recipe, run.folder/name, run.seed)
         path = run.folder/name/f'{name}.safetensors'; learned, _, test = law_parts(recipe)
@@ -272,7 +272,7 @@ def _within(edges, spans):
     "Which cells (n, 2) have their edges a and c in these ranges"
     return np.array([(x >= low) & (x <= high) for x, (low, high) in zip(edges.T, spans)]).all(0)
 
-# %% ../nbs/58_paper_b.ipynb #f916b923
+# %% ../nbs/58_paper_b.ipynb #a6bd20b8
 def _ulbd_network(run, size, system):
     "Weights of a network that learned from the published grid, and where they come from"
     from msdn_nb.powder_network import law_weights
@@ -294,9 +294,8 @@ def _dataset_networks(run, size, system, known):
         now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
         told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}
         paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
-    learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', cell_share=0.,
-                             samples=size.cddd_samples, epochs=size.epochs),
-          data=known and (known['patterns'], known['groups']))
+    learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples,
+                             epochs=size.epochs), data=known and (known['patterns'], known['groups']))
     for i in range(size.wide_rounds[system]):
         learn('laws on wide lattices', wide_recipe(system, f'{NAMES[system]}-laws' + (f'-{i + 1}' if i else ''),
                                                    run.quick, samples=size.wide_samples[system],

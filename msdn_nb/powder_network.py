@@ -178,15 +178,14 @@ class LawRecipe:
     def weights(self):
         return {g: population()[g] for g in self.groups} if self.prior == 'mp' else dict.fromkeys(self.groups, 1.)
 
-# %% ../nbs/53_powder_network.ipynb #55368071
+# %% ../nbs/53_powder_network.ipynb #7fc48f90
 _NAMES = {s: 'trihex' if '+' in s else s for s in GRIDS if s != 'triclinic'}
 _PAPER = dict(architecture='PowderCNN', labels='group', split='draw', fresh=False, lr=2e-4, schedule='constant', weight_decay=0.)
-_SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 1_000_000, 'orthorhombic': 400_000,
+_SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 250_000, 'orthorhombic': 400_000,
             'monoclinic': 300_000}
-_CELL_SHARE = {'tetragonal': .3, 'trigonal+hexagonal': .3}
 CELL_BINS = 80 # answers to the question for one number of the cell
 LAW_RECIPES = {r.name: r for s, n in _NAMES.items() for r in (
-    LawRecipe(f'ulbd-{n}', GRIDS[s], jitter=1., samples=_SAMPLES[s], cell_share=_CELL_SHARE.get(s, 0.)),
+    LawRecipe(f'ulbd-{n}', GRIDS[s], jitter=1., samples=_SAMPLES[s]),
     LawRecipe(f'ulbd-{n}-paper', GRIDS[s], **_PAPER))}
 
 def law_recipe_from_dict(
