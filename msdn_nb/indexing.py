@@ -252,10 +252,14 @@ def _lattice_lines(forms, p, wavelength, low, high, most):
         line[i] = n - 1
     return order, line, places[:n], slopes[:n], len(inside) > most
 
-# %% ../nbs/55_indexing.ipynb #3848517d
+# %% ../nbs/55_indexing.ipynb #ccd23add
 @compiled
-def near_weights(y, reach, last):
-    "The inverse of what stands near each point, within `reach` (points,); nothing beyond the last point that was measured"
+def near_weights(
+    y,     # intensities, (points,)
+    reach, # how many points on either side count as near, for each point, (points,) int
+    last   # the last point that was measured; nothing is asked beyond
+):         # (points,)
+    "The inverse of the highest intensity near each point"
     found = np.zeros(len(y))
     for i in range(last + 1): found[i] = 1/(y[max(0, i - reach[i]):i + reach[i] + 1].max() + 1e-5)
     return found
@@ -332,7 +336,7 @@ def _inverse_diagonal(L):
             Z[i, i - j] = s/L[j, 0]
     return Z[:, 0].copy()
 
-# %% ../nbs/55_indexing.ipynb #9b1b6f57
+# %% ../nbs/55_indexing.ipynb #4423fbe6
 class LineFit(NamedTuple):
     "Lines fitted to a pattern by least squares"
     shapes: np.ndarray  # weighted Gaussians of length 1, (n, points of each)
@@ -343,17 +347,27 @@ class LineFit(NamedTuple):
     rest: np.ndarray    # what they leave of the weighted pattern, (points,)
 
 @compiled
-def fit_lines(y, weight, place, sigma, ends, sharply, ridge):
-    "A `LineFit` of lines at places (n,) with standard deviations (n,), both in points, to a pattern y (points,)"
+def fit_lines(
+    y, weight,    # intensities and their weights, (points,)
+    place, sigma, # places and standard deviations of Gaussians, in points, (n,)
+    ends,         # standard deviations after which they end
+    sharply,      # there, or with the next whole point?
+    ridge         # added to the diagonal of the normal equations
+):                # a `LineFit`
+    "Heights of lines at given places, by least squares"
     shapes, first, norms = _gaussians(weight, place, sigma, ends, sharply); factor = _factor(shapes, first, ridge)
     rest = weight*y
     heights = _solve(factor, _project(rest, shapes, first)); _subtract(rest, heights, shapes, first)
     return LineFit(shapes, first, norms, factor, heights, rest)
 
-# %% ../nbs/55_indexing.ipynb #480f7bc5
+# %% ../nbs/55_indexing.ipynb #4daea368
 @compiled
-def newton_step(fit, place, sigma, slopes):
-    "The change of free numbers (k,) that would remove most of what a fit leaves, from the slopes (n, k) of the places; not a number where nothing can be said"
+def newton_step(
+    fit,          # `LineFit` of n lines
+    place, sigma, # as in `fit_lines`
+    slopes        # points by which each line moves with each of k numbers, (n, k)
+):                # change of these numbers, (k,); not a number where nothing can be said
+    "One step of Gauss and Newton: the change that would remove most of what a fit leaves"
     points, wide = len(fit.rest), fit.shapes.shape[1]; J = np.zeros((slopes.shape[1], points))
     for k in range(len(J)):
         for i in range(len(place)):
@@ -366,10 +380,14 @@ def newton_step(fit, place, sigma, slopes):
     if not (np.isfinite(A).all() and np.isfinite(t).all()): return np.full(len(J), np.nan)
     return np.linalg.solve(A, t)
 
-# %% ../nbs/55_indexing.ipynb #113b80e7
+# %% ../nbs/55_indexing.ipynb #2f86dbf2
 @compiled
-def up_to_last(weight, place, sigma, ends):
-    "Weights that ask nothing beyond the reach of the last line, and the last point that is asked about"
+def up_to_last(
+    weight,       # of the points, (points,)
+    place, sigma, # of the lines, ascending, in points, (n,)
+    ends          # standard deviations that the next line would reach down
+):                # weights (points,), and the last point that is asked about
+    "Weights that ask nothing of points where lines were left out"
     last = max(1, int(place[-1] - ends*sigma[-1])); weight = weight.copy(); weight[last:] = 0.
     return weight, last
 
@@ -396,35 +414,49 @@ def _fitted(y, weight, forms, p, wavelength, low, high, start, step, sigma, most
         if large < 1e-6: break
     return p
 
-# %% ../nbs/55_indexing.ipynb #2d6a3262
+# %% ../nbs/55_indexing.ipynb #4ec6d813
 @compiled
-def line_heights(fit, weight, place, last):
-    "Heights of fitted lines (n,) and their errors (n,), 1e9 where nothing is known"
+def line_heights(
+    fit,    # `LineFit` of n lines
+    weight, # of the points, as in `fit_lines`
+    place,  # of the lines, in points, (n,)
+    last    # the last point that was asked about
+):          # heights (n,), and their errors (n,), 1e9 where nothing is known
+    "What a fit says of the heights of lines"
     errors, wide = np.sqrt(np.maximum(_inverse_diagonal(fit.factor), 0.))/fit.norms, fit.shapes.shape[1]
     for i in range(len(place)):
         square, n = 0., 0
         for j in range(max(0, fit.first[i]), min(len(fit.rest), fit.first[i] + wide)):
             if weight[j] > 0: square += fit.rest[j]**2; n += 1
-        errors[i] = errors[i]*max(1e-3, math.sqrt(square/max(1, n))) if 0 <= place[i] <= last and fit.norms[i] > 1e-20 and n > 2 else 1e9
+        known = 0 <= place[i] <= last and fit.norms[i] > 1e-20 and n > 2
+        errors[i] = errors[i]*max(1e-3, math.sqrt(square/max(1, n))) if known else 1e9
     return fit.heights/fit.norms, errors
 
+# %% ../nbs/55_indexing.ipynb #4777c05b
 @compiled
-def joined_lines(place, heights, errors, apart):
-    "Lines that are not more than `apart` from the one before as one: the new number of each line, places, heights, errors"
-    n, at = 0, np.zeros(len(place), np.int64); place, heights, errors, before = place.copy(), heights.copy(), errors.copy(), place[0]
+def joined_lines(
+    place, heights, errors, # of lines, places ascending, (n,)
+    apart                   # lines that are not more than this from the one before are one with it
+):                          # number of the joined line of each (n,), and places, heights and errors of these
+    "Lines that lie too near, taken together"
+    n, at, before = 0, np.zeros(len(place), np.int64), place[0]
+    place, heights, errors = place.copy(), heights.copy(), errors.copy()
     for i in range(1, len(place)):
-        if place[i] - before > apart: n += 1; place[n], heights[n], errors[n], before = place[i], heights[i], errors[i], place[i]
+        if place[i] - before > apart: n += 1; place[n], heights[n], errors[n] = place[i], heights[i], errors[i]
         else:
-            before = place[i]; heights[n] += heights[i]
-            errors[n] = max(errors[n], errors[i]) if max(errors[n], errors[i]) > 1e5 else .3*math.sqrt(errors[n]*errors[i])
-        at[i] = n
+            heights[n] += heights[i]; worse = max(errors[n], errors[i])
+            errors[n] = worse if worse > 1e5 else .3*math.sqrt(errors[n]*errors[i])
+        before, at[i] = place[i], n
     return at, place[:n + 1], heights[:n + 1], errors[:n + 1]
 
+# %% ../nbs/55_indexing.ipynb #543b51c8
 @compiled
 def _heights(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "Rows of the forms, the line of each, places (degrees), heights, errors, and the share of points that the fit misses by 2 % or more"
-    order, line, place, _, _, weight, last, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, 1e-6)
-    heights, errors = line_heights(fit, weight, place, last); at, place, heights, errors = joined_lines(place, heights, errors, .01/step)
+    order, line, place, _, _, weight, last, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step,
+                                                                sigma, most, 1e-6)
+    heights, errors = line_heights(fit, weight, place, last)
+    at, place, heights, errors = joined_lines(place, heights, errors, .01/step)
     return order, at[line], start + step*place, heights, errors, (np.abs(fit.rest) > .02).mean()
 
 # %% ../nbs/55_indexing.ipynb #2616692c
