@@ -56,8 +56,8 @@ ELEMENTS = tuple(z for z in (*range(1,84),90,92) if z not in (2,10,18,36,43,54,6
 
 # %% ../nbs/31_substitution.ipynb #3e611f80
 @lru_cache(maxsize=1)
-# (119, 119): row the element, column what replaces it; a row sums to 1, or to 0 where nothing is known
-def likely_substitutes()->np.ndarray:
+def likely_substitutes(
+)->np.ndarray: # (119, 119): row the element, column what replaces it; a row sums to 1, or to 0 where nothing is known
     "Probability of each replacement, by the weights of Hautier et al. (2011)"
     from pymatgen.analysis.structure_prediction.substitution_probability import SubstitutionProbability
     known = SubstitutionProbability(); weight = np.zeros((119,119))
