@@ -113,7 +113,7 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 seen=_score(path, new_draws(learned), n, seed=seed),
                 on_these_lattices={t: grid_ceiling(part) for t, part in parts.items()} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #90e2e67a
+# %% ../nbs/58_paper_b.ipynb #048ce9f0
 def _reader_scores(system, n, seed):
     "Scores of a shipped reader on lattices of the test, on them and between nodes, and of the training of the network"
     from msdn_nb.indexing import load_reader
@@ -122,7 +122,7 @@ def _reader_scores(system, n, seed):
     asked = dict(unseen=(test, False), seen=(new_draws(learned), False))
     if system in TABLE_1: asked['between'] = test, True
     scores = {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
-    return dict(dict(name=name, weights=of.card['found'], learned=of.recipe.samples, between=None), **scores)
+    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{'between': None} | scores)
 
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
 def ulbd(run):

@@ -604,23 +604,23 @@ def trial(self:Memory,
             *(torch.from_numpy(f).float()
               for f in try_crystals(self.known,rows.numpy(),x.detach().float().cpu().numpy())))
 
-# %% ../nbs/57_powder_model.ipynb #7a9e2e4a
+# %% ../nbs/57_powder_model.ipynb #1b2b782c
 @patch
-def calls(self:Memory, x): # patterns (B, 3, points)
-    "Which patterns are to be held against how many crystals: (rows of the batch, number) for each kind"
-    if self.called_noisy==self.called: return [(torch.arange(len(x)),self.called)]
+def kinds(self:Memory, x): # patterns (B, 3, points)
+    "The exact patterns of a batch, and the others: exact?, their rows, and how many crystals are held against each"
     exact = torch.tensor([is_exact(a) for a in x.cpu().numpy()],dtype=torch.bool)
-    kinds = (exact,self.called),(~exact,self.called_noisy)
-    return [(kind.nonzero()[:,0],n) for kind,n in kinds if kind.any()]
+    both = (True,exact,self.called),(False,~exact,self.called_noisy)
+    return [(kind,here.nonzero()[:,0],called) for kind,here,called in both if here.any()]
 
 @patch
 def trials(self:Memory, h, x): # features and patterns
-    "Each kind of patterns: their rows of the batch, what `trial` says of them, and `lattice_tensors` where lattices are judged"
+    "For each kind: rows of the batch, what `trial` says, and for exact patterns what `lattice_tensors` does, if it is judged"
     found = []
-    for where,called in self.calls(x):
-        arrays = x[where].detach().float().cpu().numpy(); rows,evidence,cells = self.trial(h[where],x[where],called)
-        lattices = () if self.lattice_judge is None else lattice_tensors(
-            try_lattices(self.known,rows.numpy(),evidence.numpy(),cells.numpy(),arrays))
+    for exact,where,called in self.kinds(x):
+        rows,evidence,cells = self.trial(h[where],x[where],called); lattices = ()
+        if exact and self.lattice_judge is not None:
+            arrays = x[where].detach().float().cpu().numpy()
+            lattices = lattice_tensors(try_lattices(self.known,rows.numpy(),evidence.numpy(),cells.numpy(),arrays))
         found.append((where,rows,evidence,*lattices))
     return found
 
@@ -934,7 +934,7 @@ def powder_probabilities(
     if not len(arrays): return (np.zeros((0,230),np.float32),)*2
     return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
-# %% ../nbs/57_powder_model.ipynb #864976ad
+# %% ../nbs/57_powder_model.ipynb #ea5e77e9
 def relatives(
     trained:TrainedPowder, # with a memory and a judge
     array,                 # (3, 3072) on the network's axis
@@ -945,7 +945,7 @@ def relatives(
     if memory is None or memory.judge is None:
         raise PowderError(f'{trained.card["name"]}: this network puts no known crystals on trial; load powder-230')
     with torch.no_grad():
-        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x,memory.calls(x)[0][1])
+        h = trained.model.features(trained.model.map(x)); rows,found,cells = memory.trial(h,x,memory.kinds(x)[0][-1])
         weight = memory.judge.weights(memory.judge.scaled(judged_by(trained.model.head[5:](h),
                                                                     *memory.evidence(h,rows,found))))[0]
     likeness = found[0,:,EVIDENCE.index('likeness')]; groups = memory.groups[rows[0]]
