@@ -250,11 +250,12 @@ def _orbit(x, rotations, translations, lattice, tolerance=.1):
     centre = images[first] + (steps[first]*same[first, :, None]).sum(1)/same[first].sum(1)[:, None]
     return centre - np.floor(centre)
 
-# %% ../nbs/01_crystal.ipynb #53618632
+# %% ../nbs/01_crystal.ipynb #7f25ec26
 def _share(shares, z, share):
     "Let an atom join those at its place, unless it is there already"
     if not (z in shares and shares[z] + share > 1.05): shares[z] = shares.get(z, 0.) + share
 
+# %% ../nbs/01_crystal.ipynb #c498383b
 def fill_cell(
     lattice,          # rows a, b, c, shape (3, 3), angstrom
     operations,       # rotations (k, 3, 3) and translations (k, 3), acting on fractional coordinates
@@ -277,10 +278,12 @@ def fill_cell(
         total = sum(shares.values())
         if total > 1.1:
             raise CrystalError(_called(name,
-                                       f'{total:.2f} atoms share the position {positions[0].round(4)}; correct the coordinates or the occupancies'))
+                                       f'{total:.2f} atoms share the position {positions[0].round(4)}; correct the '
+                                       'coordinates or the occupancies'))
         rows += [(z, x, share/max(total, 1)) for x in positions for z, share in shares.items()]
     if not rows:
-        raise CrystalError(_called(name, 'there are no atoms; the file must list atom sites with fractional coordinates'))
+        raise CrystalError(_called(name,
+                                   'there are no atoms; the file must list atom sites with fractional coordinates'))
     return Crystal(lattice, *map(np.array, zip(*rows)), name=name)
 
 # %% ../nbs/01_crystal.ipynb #be3a016f

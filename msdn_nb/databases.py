@@ -41,7 +41,7 @@ class Patience:
                                         'kept: run the same command again later, and it goes on from there') from e
                 time.sleep(min(self.wait*2**k if e.wait is None else e.wait, self.longest)*(1 + random.random()/4))
 
-# %% ../nbs/03_databases.ipynb #0c8b9464
+# %% ../nbs/03_databases.ipynb #a4efbdf1
 def _refusal(answer):
     "What a server says of its refusal, shortened"
     try:
@@ -50,6 +50,7 @@ def _refusal(answer):
     except (ValueError, LookupError, AttributeError, TypeError): said = answer.text
     return ' '.join(str(said).split())[:200]
 
+# %% ../nbs/03_databases.ipynb #e6c3cf95
 def get_json(
     name:str,                    # what to call the server in messages
     url:str,                     # the full address
@@ -59,18 +60,22 @@ def get_json(
     "Ask for JSON until it comes, or until it is clear that it never will"
     def ask():
         try: answer = (session or requests).get(url, timeout=patience.timeout, headers={'Accept': 'application/json'})
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as e:
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError,
+                requests.exceptions.ContentDecodingError) as e:
             raise Passing(type(e).__name__) from e
         except (requests.RequestException, ValueError) as e:
-            raise DatabaseError(f'{name}: {url} cannot be asked ({e}); give an address such as https://optimade.example.org') from e
+            raise DatabaseError(f'{name}: {url} cannot be asked ({e}); give an address such as '
+                                'https://optimade.example.org') from e
         if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
             after = answer.headers.get('Retry-After', '')
             raise Passing(f'status {answer.status_code}', float(after) if after.isdigit() else None)
         if answer.status_code >= 400:
-            raise DatabaseError(f'{name}: status {answer.status_code} for {url} ({_refusal(answer)}); check the address and what was asked for')
+            raise DatabaseError(f'{name}: status {answer.status_code} for {url} ({_refusal(answer)}); check the '
+                                'address and what was asked for')
         try: said = answer.json()
         except ValueError as e: raise Passing('an answer that breaks off or is no JSON') from e
-        if not isinstance(said, dict): raise DatabaseError(f'{name}: {url} does not answer with a JSON object; check the address')
+        if not isinstance(said, dict):
+            raise DatabaseError(f'{name}: {url} does not answer with a JSON object; check the address')
         return said
     return patience(name, ask)
 
@@ -127,11 +132,12 @@ def _next_page(said, url):
     link = link.get('href') if isinstance(link, dict) else link
     return urljoin(url, link) if link else None
 
-# %% ../nbs/03_databases.ipynb #21be5b9e
+# %% ../nbs/03_databases.ipynb #8a5a710e
 def _attempt_entry(entry):
     try: return from_optimade_entry(entry)
     except CrystalError as e: return e
 
+# %% ../nbs/03_databases.ipynb #8208d690
 def from_optimade(
     provider:str,                # an address, or a short name such as 'cod'
     filter:str='',               # in the OPTIMADE language, such as 'elements HAS "Ti" AND nsites<10'; everything by default
@@ -145,17 +151,18 @@ def from_optimade(
     def pages(cursor):
         with requests.Session() as session:
             if cursor is None and 'data' not in get_json(provider, f'{address}v1/info', session, patience):
-                raise DatabaseError(f'{provider}: {address} does not speak OPTIMADE; give the address below which v1/structures lies')
+                raise DatabaseError(f'{provider}: {address} does not speak OPTIMADE; give the address below which '
+                                    'v1/structures lies')
             url = cursor or first
             while url:
                 said = get_json(provider, url, session, patience)
                 if not isinstance(said.get('data'), list):
-                    raise DatabaseError(f'{provider}: {url} gives no list of structures ({str(said.get("errors", ""))[:120]}); check the '
-                                        'address and the filter')
+                    raise DatabaseError(f'{provider}: {url} gives no list of structures '
+                                        f'({str(said.get("errors", ""))[:120]}); check the ' 'address and the filter')
                 here, url = url, _next_page(said, url)
                 if url == here:
-                    raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or ask with another '
-                                        'page_size')
+                    raise DatabaseError(f'{provider}: {here} names itself as the next page; tell its maintainers, or '
+                                        'ask with another ' 'page_size')
                 yield Page([(str(e.get('id', '?')), _attempt_entry(e)) for e in said['data']], url,
                            (said.get('meta') or {}).get('data_returned'))
     return Source('optimade', dict(provider=provider, filter=filter, page_size=page_size), pages)

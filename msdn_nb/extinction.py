@@ -158,7 +158,7 @@ def _table_plot(self, ax=None):
 
 ExtinctionTable.plot = _table_plot
 
-# %% ../nbs/50_extinction.ipynb #a7313589
+# %% ../nbs/50_extinction.ipynb #f182fda9
 def _weights(groups, prior):
     "Weight of each group, in no unit"
     if prior is None: return dict.fromkeys(groups, 1.)
@@ -172,6 +172,7 @@ def _weights(groups, prior):
                               'groups asked about')
     return weights
 
+# %% ../nbs/50_extinction.ipynb #22336c85
 def extinction_ceiling(
     system='all',     # as in `system_groups`
     prior=None,       # map from space group to weight (counts will do; one that is missing counts 0); None gives all the same
@@ -215,7 +216,7 @@ def unit_cell(
         raise wrong
     return gemmi.UnitCell(*values)
 
-# %% ../nbs/50_extinction.ipynb #51fbaf2c
+# %% ../nbs/50_extinction.ipynb #fb883c0d
 _LOWEST = {'cubic': 195, 'tetragonal': 75, 'trigonal+hexagonal': 143, 'orthorhombic': 16, 'monoclinic': 3,
            'triclinic': 1}
 
@@ -233,6 +234,7 @@ def _highest(parameters, tolerance=.001):
     "Place in `_LOWEST` of the first system that a cell fits, its axes as they stand"
     return next(i for i, n in enumerate(_LOWEST.values()) if _fits(parameters, n, tolerance))
 
+# %% ../nbs/50_extinction.ipynb #948e1fa3
 def cell_system(
     cell,                  # six numbers (angstrom, degrees), lattice rows (3, 3), or anything with a `lattice`
     tolerance:float=.001   # relative difference of lengths, and radians of angles, that still count as none
@@ -250,7 +252,7 @@ def cell_system(
                               f'{high:.5f}, 90, 90, 120 with the indices h-k, k-l, h+k+l')
     return list(_LOWEST)[here]
 
-# %% ../nbs/50_extinction.ipynb #b925cb4a
+# %% ../nbs/50_extinction.ipynb #565fa0df
 def axis_settings(
     number:int,      # space group, 1..230
     axes:str='free', # 'fixed' leaves only the axes of the Tables
@@ -266,6 +268,7 @@ def axis_settings(
     return [np.array([[p, 0, q], [0, 1, 0], [r, 0, s]])
             for p, q, r, s in ((1,0,0,1), (0,1,1,0), (1,1,0,1), (1,0,1,1), (0,1,1,1), (1,1,1,0))]
 
+# %% ../nbs/50_extinction.ipynb #4fda8420
 def axes_text(
     setting # matrix (3, 3), one of `axis_settings`
 )->str:
@@ -294,7 +297,7 @@ def _peak_limits(d_spacing, two_theta, wavelength, tolerance):
     sine = lambda angle: np.sin(np.radians(np.clip(angle, 1e-3, 180)/2))
     return tuple(wavelength/(2*sine(values + shift)) for shift in (0, width, -width))
 
-# %% ../nbs/50_extinction.ipynb #4afe12ab
+# %% ../nbs/50_extinction.ipynb #3e9abe6f
 def lattice_reflections(
     unit:gemmi.UnitCell,
     d_min:float # angstrom
@@ -311,6 +314,7 @@ def lattice_reflections(
     order = np.lexsort([*-hkl.T[::-1], -np.round(d, 9)])
     return hkl[order], d[order]
 
+# %% ../nbs/50_extinction.ipynb #86392021
 def _within(d, low, high):
     "Which of the falling `d` (m,) lie between `low` and `high` (n,): pairs (observation, reflection)"
     first, last = (np.searchsorted(-d, -limit, side) for limit, side in ((high, 'left'), (low, 'right')))
@@ -344,7 +348,7 @@ class ExtinctionCheck:
         "Positions of the observations that no reflection of the cell reaches"
         return tuple(i for i, found in enumerate(self.hkl) if not found)
 
-# %% ../nbs/50_extinction.ipynb #d805e3e9
+# %% ../nbs/50_extinction.ipynb #ec2b345c
 def _judge(number, axes, observed, lattice):
     "Observations that speak against a group, a reflection on each line that it allows unseen, and the setting where both are fewest"
     candidates, owner, seen_line = observed
@@ -358,6 +362,7 @@ def _judge(number, axes, observed, lattice):
         verdicts.append((len(against), len(silent), tuple(map(int, against)), _as_tuples(silent), axes_text(setting)))
     return min(verdicts, key=lambda verdict: verdict[:2])[2:]
 
+# %% ../nbs/50_extinction.ipynb #aa9e6e8b
 def _as_tuples(hkl): return tuple(tuple(map(int, row)) for row in hkl)
 
 def _number_lines(unit, hkl, candidates):
@@ -368,7 +373,7 @@ def _number_lines(unit, hkl, candidates):
     line = np.argsort(np.argsort(first))[number.ravel()]
     return line[:len(hkl)], line[len(hkl):]
 
-# %% ../nbs/50_extinction.ipynb #8fa8f87e
+# %% ../nbs/50_extinction.ipynb #37c54c28
 def _possible(unit, system):
     "Space groups whose lattice the cell fits, out of `system` or out of the highest system of the cell, and the name of that system"
     name = cell_system(unit) if system is None else system if isinstance(system, str) else 'given groups'
@@ -379,6 +384,7 @@ def _possible(unit, system):
                               f'International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
     return fits, name
 
+# %% ../nbs/50_extinction.ipynb #965a7c80
 def _as_indices(hkl):
     "Miller indices (n, 3) as whole numbers"
     wrong = ExtinctionError('hkl: give a list of reflections, three whole numbers each and not 0 0 0')
@@ -424,7 +430,7 @@ def check_reflections(
     return ExtinctionCheck(tuple(unit.parameters), name, axes, tuple(map(float, d)), explained, against, silent,
                            setting)
 
-# %% ../nbs/50_extinction.ipynb #61f4fe6a
+# %% ../nbs/50_extinction.ipynb #f4930ad0
 def _hkl_text(hkl):
     "Such as '2 2 1'"
     return ' '.join(map(str, hkl))
@@ -442,6 +448,7 @@ def _evidence(self, number, most=4):
     positions = self.against[number]
     return '; '.join(map(one, positions[:most])) + (f'; {len(positions) - most} more' if len(positions) > most else '')
 
+# %% ../nbs/50_extinction.ipynb #698f0cb2
 def _check_markdown(self):
     "The remaining classes and the excluded ones with the reflections against them"
     left, lost = len(self.remaining), len(self.unindexed)

@@ -214,20 +214,27 @@ def resample(
                                         box=(middle - half,)*2 + (middle + half,)*2)))
     return np.where(new < least, 0, new)
 
-# %% ../nbs/60_identify.ipynb #1bc86cb9
+# %% ../nbs/60_identify.ipynb #cbd1b4cf
 def _check_images(arrays, names, recipe, grey, field_of_view, decades, envelope):
     "Warn of what makes the images' answer doubtful"
     own = recipe.setup.detector.field_of_view
-    if field_of_view is None: warnings.warn(f'no field of view given; half the edge of the images is taken as {own:g} 1/Å')
-    elif field_of_view < .98*own: warnings.warn(f'the images reach {field_of_view:g} 1/Å, the model reads {own:g}; the rim is taken as dark')
+    if field_of_view is None:
+        warnings.warn(f'no field of view given; half the edge of the images is taken as {own:g} 1/Å')
+    elif field_of_view < .98*own:
+        warnings.warn(f'the images reach {field_of_view:g} 1/Å, the model reads {own:g}; the rim is taken as dark')
     if grey == 'linear' and recipe.scale == 'log' and arrays[0].dtype == np.uint8:
-        warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits or logarithmic grey (grey="log") if you can')
+        warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits '
+                      'or logarithmic grey (grey="log") if you can')
     if envelope not in (None, own_envelope := recipe.setup.crystallite.envelope):
-        warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; expect little')
+        warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; '
+                      'expect little')
     for array, name in zip(arrays, names):
         off = np.abs(np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2).max()
-        if off > .06*len(array): warnings.warn(f'{name}: the brightest pixel is not in the middle, where the model expects the direct beam; centre the image on it')
+        if off > .06*len(array):
+            warnings.warn(f'{name}: the brightest pixel is not in the middle, where the model expects the direct beam; '
+                          'centre the image on it')
 
+# %% ../nbs/60_identify.ipynb #673bc8ee
 def image_patterns(
     images,                         # three arrays (N, N) or paths, beams x, y, z
     recipe:Recipe,                  # of the network
@@ -238,13 +245,18 @@ def image_patterns(
 )->tuple: # their names; patterns (3, P, P) uint8
     "Patterns from images, as the network is used to them"
     names = [str(i) if isinstance(i, (str, os.PathLike)) else f'image {k}' for i, k in zip(images, 'xyz')]
-    opened = [_open_image(Path(i)) if isinstance(i, (str, os.PathLike)) else (np.asarray(i), facts or {}) for i in images]
+    opened = [_open_image(Path(i)) if isinstance(i, (str, os.PathLike)) else (np.asarray(i), facts or {})
+              for i in images]
     arrays = [check_image(array, name) for (array, _), name in zip(opened, names)]
     if len({a.shape for a in arrays}) > 1:
-        raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays)) + ': the sizes must be equal; resize or crop them to one')
-    told = opened[0][1]; view, decades, grey = field_of_view or told.get('field_of_view'), decades or recipe.decades, grey or told.get('grey', 'linear')
+        raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays))
+                            + ': the sizes must be equal; resize or crop them to one')
+    told = opened[0][1]
+    view, decades, grey = (field_of_view or told.get('field_of_view'), decades or recipe.decades,
+                           grey or told.get('grey', 'linear'))
     _check_images(arrays, names, recipe, grey, view, decades, told.get('envelope'))
-    intensity = [resample(grey_to_intensity(a, grey, decades), view or recipe.setup.detector.field_of_view, recipe.setup.detector) for a in arrays]
+    intensity = [resample(grey_to_intensity(a, grey, decades), view or recipe.setup.detector.field_of_view,
+                          recipe.setup.detector) for a in arrays]
     return ' '.join(names), to_uint8(np.stack(intensity), recipe.scale, recipe.decades).numpy()
 
 # %% ../nbs/60_identify.ipynb #6068b538

@@ -182,27 +182,35 @@ def cell_remarks(
              f'{_spacings(check, against)} angstrom); lines and cell together speak for {left}']
             if against else [])
 
-# %% ../nbs/59_identify_powder.ipynb #73ba480d
+# %% ../nbs/59_identify_powder.ipynb #8c2d7a51
 SPACINGS = 20, 10, 7, 5, 4, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1.1, 1, .9, .8, .7, .6, .5
 
 def _spacing_axis(ax, pattern):
     "Spacings along the upper edge"
     top, d = ax.twiny(), np.array([s for s in SPACINGS if pattern.d_spacing[-1] <= s <= pattern.d_spacing[0]])
-    place = np.degrees(2*np.arcsin(pattern.wavelength/2/d)); keep = np.diff(place, prepend=-99) > .025*np.ptp(pattern.two_theta)
-    top.set_xlim(ax.get_xlim()); top.set_xticks(place[keep], [f'{s:g}' for s in d[keep]], fontsize=8); top.set_xlabel('d (Å)', fontsize=9)
+    place = np.degrees(2*np.arcsin(pattern.wavelength/2/d))
+    keep = np.diff(place, prepend=-99) > .025*np.ptp(pattern.two_theta)
+    top.set_xlim(ax.get_xlim()); top.set_xticks(place[keep], [f'{s:g}' for s in d[keep]], fontsize=8)
+    top.set_xlabel('d (Å)', fontsize=9)
     top.spines[['right']].set_visible(False)
 
 def _mark_lines(pattern, root, ax, check, space_group):
     "Ticks where the group allows lines (where the lattice does, if the cell has not its shape), and marks over lines that do not fit"
     fits = space_group in check.against
-    at = lambda positions: np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/np.array([check.d_spacing[i] for i in positions]), 1)))
+    at = lambda positions: np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/np.array([check.d_spacing[i]
+        for i in positions]), 1)))
     ticks = allowed_lines(check, space_group if fits else 1, pattern)
-    ax.plot(ticks, np.full(len(ticks), -.06), '|', ms=8, color='#444444', label=f'allowed by {space_group}' if fits else 'of the cell')
-    for positions, mark, colour, label in ((check.against[space_group] if fits else (), 'x', '#c0392b', f'forbidden by {space_group}'),
+    ax.plot(ticks, np.full(len(ticks), -.06), '|', ms=8, color='#444444',
+            label=f'allowed by {space_group}' if fits else 'of the cell')
+    for positions, mark, colour, label in ((check.against[space_group] if fits else (), 'x', '#c0392b',
+                                            f'forbidden by {space_group}'),
                                            (check.unindexed, 'v', '#d68910', 'not of this cell')):
-        if len(positions): ax.plot(x := at(positions), np.interp(x, pattern.two_theta, root) + .05, mark, ms=5.5, color=colour, label=label)
+        if len(positions):
+            ax.plot(x := at(positions), np.interp(x, pattern.two_theta, root) + .05, mark, ms=5.5, color=colour,
+                    label=label)
     ax.legend(frameon=False, fontsize=8, loc='upper right', ncols=3)
 
+# %% ../nbs/59_identify_powder.ipynb #aa827c08
 def draw_pattern(
     pattern:PowderPattern,
     ax,               # matplotlib Axes
@@ -213,6 +221,7 @@ def draw_pattern(
     root = np.sqrt(np.maximum(pattern.intensity, 0)/max(pattern.intensity.max(), 1e-300))
     ax.plot(pattern.two_theta, root, lw=.8, color='#1f4e79'); ax.set_xlim(pattern.two_theta[[0, -1]])
     if check is not None: _mark_lines(pattern, root, ax, check, space_group)
-    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='root of intensity', yticks=[], ylim=(-.12 if check is not None else -.03, 1.12))
+    ax.set(xlabel=r'2$\theta$ (degrees)', ylabel='root of intensity', yticks=[],
+           ylim=(-.12 if check is not None else -.03, 1.12))
     ax.spines[['right']].set_visible(False)
     _spacing_axis(ax, pattern); return ax

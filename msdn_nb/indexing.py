@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FREE_COLUMNS', 'LAST_AMONG', 'MOST_LATTICES', 'PER_VOLUME', 'WEAKEST', 'MOST_AGAINST', 'READERS', 'line_forms',
            'free_metric', 'cell_of_metric', 'near_weights', 'LineFit', 'fit_lines', 'newton_step', 'up_to_last',
-           'line_heights', 'joined_lines', 'IndexedCell', 'Indexer', 'Evidence', 'LawReader', 'train_reader',
-           'save_reader', 'finish_reader', 'load_reader']
+           'LatticeFit', 'line_heights', 'joined_lines', 'IndexedCell', 'Indexer', 'Evidence', 'LawReader',
+           'train_reader', 'save_reader', 'finish_reader', 'load_reader']
 
 # %% ../nbs/55_indexing.ipynb #bbb2c65b
 import itertools, math
@@ -380,7 +380,7 @@ def newton_step(
     if not (np.isfinite(A).all() and np.isfinite(t).all()): return np.full(len(J), np.nan)
     return np.linalg.solve(A, t)
 
-# %% ../nbs/55_indexing.ipynb #2f86dbf2
+# %% ../nbs/55_indexing.ipynb #39d4319e
 @compiled
 def up_to_last(
     weight,       # of the points, (points,)
@@ -391,24 +391,35 @@ def up_to_last(
     last = max(1, int(place[-1] - ends*sigma[-1])); weight = weight.copy(); weight[last:] = 0.
     return weight, last
 
+class LatticeFit(NamedTuple):
+    "What the first reflections of a lattice make of a pattern: n reflections on m lines"
+    order: np.ndarray  # row of the forms of each reflection, (n,)
+    line: np.ndarray   # the line of each, (n,)
+    place: np.ndarray  # of the lines, points, (m,)
+    sigma: np.ndarray  # their standard deviations, points, (m,)
+    slopes: np.ndarray # points by which each moves with each free number, (m, free numbers)
+    weight: np.ndarray # of the points, (points,)
+    last: int          # the last point that it speaks of
+    lines: LineFit
+
 @compiled
-def _explained_on(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, ridge):
-    "Rows of the forms, line of each, places and standard deviations in points, their slopes, weights, last point, and the fit of the first `most` reflections of a lattice"
+def _lattice_fit(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, ridge):
+    "Fit the first `most` reflections of a lattice"
     order, line, degrees, slopes, more = _lattice_lines(forms, p, wavelength, low, high, most)
     place, sigmas, last = (degrees - start)/step, np.full(len(degrees), sigma/step), len(y) - 1
     if len(place) == 0: place, sigmas = np.array([-1e4]), np.ones(1)
     elif more: weight, last = up_to_last(weight, place, sigmas, 4.5)
-    return order, line, place, sigmas, slopes/step, weight, last, fit_lines(y, weight, place, sigmas, 4.5, False, ridge)
+    return LatticeFit(order, line, place, sigmas, slopes/step, weight, last,
+                      fit_lines(y, weight, place, sigmas, 4.5, False, ridge))
 
-# %% ../nbs/55_indexing.ipynb #22c3d662
+# %% ../nbs/55_indexing.ipynb #bdaf1242
 @compiled
 def _fitted(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "A metric refined on the first `most` reflections of a pattern"
     for turn in range(6):
-        _, _, place, sigmas, slopes, _, _, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step,
-                                                               sigma, most, 1e-4)
-        if len(slopes) <= len(p): return p
-        change = newton_step(fit, place, sigmas, slopes); large = np.abs(change/p[0]).max()
+        fit = _lattice_fit(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, 1e-4)
+        if len(fit.slopes) <= len(p): return p
+        change = newton_step(fit.lines, fit.place, fit.sigma, fit.slopes); large = np.abs(change/p[0]).max()
         if not large < 1e9: return p
         p = p + change*min(1., 1e-3/max(large, 1e-12))
         if large < 1e-6: break
@@ -449,15 +460,14 @@ def joined_lines(
         before, at[i] = place[i], n
     return at, place[:n + 1], heights[:n + 1], errors[:n + 1]
 
-# %% ../nbs/55_indexing.ipynb #543b51c8
+# %% ../nbs/55_indexing.ipynb #6d16a389
 @compiled
 def _heights(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "Rows of the forms, the line of each, places (degrees), heights, errors, and the share of points that the fit misses by 2 % or more"
-    order, line, place, _, _, weight, last, fit = _explained_on(y, weight, forms, p, wavelength, low, high, start, step,
-                                                                sigma, most, 1e-6)
-    heights, errors = line_heights(fit, weight, place, last)
-    at, place, heights, errors = joined_lines(place, heights, errors, .01/step)
-    return order, at[line], start + step*place, heights, errors, (np.abs(fit.rest) > .02).mean()
+    fit = _lattice_fit(y, weight, forms, p, wavelength, low, high, start, step, sigma, most, 1e-6)
+    heights, errors = line_heights(fit.lines, fit.weight, fit.place, fit.last)
+    at, place, heights, errors = joined_lines(fit.place, heights, errors, .01/step)
+    return fit.order, at[fit.line], start + step*place, heights, errors, (np.abs(fit.lines.rest) > .02).mean()
 
 # %% ../nbs/55_indexing.ipynb #2616692c
 class IndexedCell(NamedTuple):

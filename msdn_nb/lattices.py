@@ -205,27 +205,36 @@ def _present(family, ops, H, K, L, metric, q2_max):
     order = np.argsort(q2s[:n], kind='mergesort')
     return hkl[:n][order], count[:n][order], q2s[:n][order]
 
-# %% ../nbs/52_lattices.ipynb #de8ed133
+# %% ../nbs/52_lattices.ipynb #2a5d7de6
 def _fitting(number, cell):
     "The six numbers of a cell that fits the axes of a group"
     family = crystal_family(number)
     try: given = tuple(map(float, cell)); a, b, c, alpha, beta, gamma = given
-    except (TypeError, ValueError): raise LatticeError(f'cell {cell!r}: give a, b, c in angstrom and alpha, beta, gamma in degrees') from None
+    except (TypeError, ValueError):
+        raise LatticeError(f'cell {cell!r}: give a, b, c in angstrom and alpha, beta, gamma in degrees') from None
     equal = {'cubic': (b - a, c - a), 'tetragonal': (b - a,), 'hexagonal': (b - a,)}.get(family, ())
-    wanted = {'triclinic': given[3:], 'monoclinic': (90, beta, 90), 'hexagonal': (90, 90, 120)}.get(family, (90, 90, 90))
-    good = all(math.isfinite(x) and x > 0 for x in given) and all(abs(x) < 2e-3*a for x in equal) and all(abs(x - y) < .2 for x, y in zip(given[3:], wanted))
-    if not good: raise LatticeError(f'cell {given} does not fit space group {number}: give its {family} cell in the axes of the International Tables (monoclinic: b unique; rhombohedral: hexagonal axes)')
+    wanted = {'triclinic': given[3:], 'monoclinic': (90, beta, 90),
+              'hexagonal': (90, 90, 120)}.get(family, (90, 90, 90))
+    good = (all(math.isfinite(x) and x > 0 for x in given) and all(abs(x) < 2e-3*a for x in equal)
+            and all(abs(x - y) < .2 for x, y in zip(given[3:], wanted)))
+    if not good:
+        raise LatticeError(f'cell {given} does not fit space group {number}: give its {family} cell in the axes of the '
+                           'International Tables (monoclinic: b unique; rhombohedral: hexagonal axes)')
     return given
 
+# %% ../nbs/52_lattices.ipynb #b04e8888
 def _metrics(cells):
     "Six numbers for each of `cells` (n, 6) whose sum with hh, kk, ll, kl, hl, hk is q**2, shape (n, 6)"
     a, b, c, *angles = np.asarray(cells, float).T
     x, y, z = np.cos(np.radians(angles))
     one = 1 - x*x - y*y - z*z + 2*x*y*z
-    if (one < 1e-6).any(): raise LatticeError(f'cell {tuple(np.asarray(cells)[one.argmin()])} has no volume: check the six cell parameters')
+    if (one < 1e-6).any():
+        raise LatticeError(f'cell {tuple(np.asarray(cells)[one.argmin()])} has no volume: check the six cell '
+                           'parameters')
     p, q, r = y*z - x, x*z - y, x*y - z
     return np.stack([(1 - x*x)/a**2, (1 - y*y)/b**2, (1 - z*z)/c**2, 2*p/(b*c), 2*q/(a*c), 2*r/(a*b)], -1)/one[:, None]
 
+# %% ../nbs/52_lattices.ipynb #d4a73cee
 def law_lines(
     space_group:int, # 1..230
     cell,            # a, b, c (angstrom), alpha, beta, gamma (degrees), in the axes of the International Tables
@@ -236,8 +245,11 @@ def law_lines(
     given = _fitting(number, cell)
     if not 0 < q_max < math.inf: raise LatticeError(f'q_max {q_max!r}: give a positive 1/d in 1/angstrom, such as 0.93')
     bounds = [int(x*q_max + 1e-9) for x in given[:3]]                      # h is S.a, never more than |S||a|
-    if math.prod(b + 1 for b in bounds) > 3e5: raise LatticeError(f'about {4*math.prod(bounds):,} reflections lie within q_max {q_max} of cell {given}: give a smaller q_max')
-    return _present(_FAMILIES.index(crystal_family(number)), _forbidders(number), *bounds, _metrics([given])[0], q_max**2*(1 + 1e-12))[:2]
+    if math.prod(b + 1 for b in bounds) > 3e5:
+        raise LatticeError(f'about {4*math.prod(bounds):,} reflections lie within q_max {q_max} of cell {given}: give '
+                           'a smaller q_max')
+    return _present(_FAMILIES.index(crystal_family(number)), _forbidders(number), *bounds, _metrics([given])[0],
+                    q_max**2*(1 + 1e-12))[:2]
 
 # %% ../nbs/52_lattices.ipynb #4d2c9587
 _GOLDEN = np.uint64(0x9e3779b97f4a7c15)
@@ -286,7 +298,7 @@ def _shuffled(positions, n, seed):
         found[i] = np.int64(x)
     return found
 
-# %% ../nbs/52_lattices.ipynb #54bcb929
+# %% ../nbs/52_lattices.ipynb #6316f0b2
 @dataclass(frozen=True)
 class UlbdPart:
     "Patterns of some lattices and some draws, for all groups of a system"
@@ -305,13 +317,15 @@ class UlbdPart:
         positions=None # places in this part, shape (m,), all by default
     )->np.ndarray:     # numbers of the lattices on the grid, shape (m,) int64
         "The lattices of this part, in its order"
-        return _shuffled(self.lattices[0] + np.asarray(np.arange(self.n_lattices) if positions is None else positions, np.int64), len(self.grid),
-                         self.seed)
+        return _shuffled(self.lattices[0] + np.asarray(np.arange(self.n_lattices) if positions is None else positions,
+                                                       np.int64), len(self.grid), self.seed)
 
+# %% ../nbs/52_lattices.ipynb #73593d0e
 def _as_grid(system):
     "A grid, by itself or by the name of its system"
     if isinstance(system, LatticeGrid): return system
-    if not isinstance(system, str) or system not in GRIDS: raise LatticeError(f"system {system!r}: give one of {', '.join(GRIDS)}, or a LatticeGrid")
+    if not isinstance(system, str) or system not in GRIDS:
+        raise LatticeError(f"system {system!r}: give one of {', '.join(GRIDS)}, or a LatticeGrid")
     return GRIDS[system]
 
 def _as_part(source):

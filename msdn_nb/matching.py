@@ -313,7 +313,7 @@ def _cell_changed(g, o, free, out):
                                      else min(1., abs(math.log(o[0]/o[5])))))
     if free == 3: out[12] = min(out[12], abs(math.log(o[0]/o[3])), abs(math.log(o[3]/o[5])))
 
-# %% ../nbs/56_matching.ipynb #023f85d0
+# %% ../nbs/56_matching.ipynb #43d1a46f
 @fast_compiled
 def _try_some(first, last, hkl, height, metric, group, candidates, blurred, places, roots, low, high, evidence, cells):
     for b in range(first, last):
@@ -321,13 +321,18 @@ def _try_some(first, last, hkl, height, metric, group, candidates, blurred, plac
         for c in range(candidates.shape[1]):
             i = candidates[b, c]; start = 0
             while start < height.shape[1] - 1 and height[i, start] == 0: start += 1
-            lines, a, g, free, o, x = hkl[i, start:], height[i, start:]/LEVELS, metric[i].astype(np.float64), _free_numbers(group[i]), np.empty(6), np.empty(height.shape[1] - start)
-            _search(lines, a, g, free, blurred[b], low[b], high[b], o); _refine(lines, a, o, free, places[b], roots[b], low[b], high[b], x)
+            lines, a, g, free, o, x = (hkl[i, start:], height[i, start:]/LEVELS, metric[i].astype(np.float64),
+                                       _free_numbers(group[i]), np.empty(6), np.empty(height.shape[1] - start))
+            _search(lines, a, g, free, blurred[b], low[b], high[b], o)
+            _refine(lines, a, o, free, places[b], roots[b], low[b], high[b], x)
             if o[0] <= 0 or o[3] <= 0 or o[5] <= 0: o[:] = g; _lines_at(lines, o, low[b], high[b], x)
             _peaks_explained(x, a, places[b], roots[b], of_peaks, evidence[b, c])
-            evidence[b, c, 4], evidence[b, c, 5] = _drawn_likeness(x, a, blurred[b, 1], 4.2), _drawn_likeness(x, a, blurred[b, 2], 2.3)
-            _lines_explained(x, a, blurred[b, 3], end, evidence[b, c]); _cell_changed(g, o, free, evidence[b, c]); cells[b, c] = o
+            evidence[b, c, 4], evidence[b, c, 5] = (_drawn_likeness(x, a, blurred[b, 1], 4.2),
+                                                    _drawn_likeness(x, a, blurred[b, 2], 2.3))
+            _lines_explained(x, a, blurred[b, 3], end, evidence[b, c]); _cell_changed(g, o, free, evidence[b, c])
+            cells[b, c] = o
 
+# %% ../nbs/56_matching.ipynb #a8bb73ff
 def try_crystals(
     known:KnownCrystals,
     candidates,       # (B, C) which of them each pattern is held against
@@ -335,15 +340,20 @@ def try_crystals(
     threads:int=None, # default: as many as PyTorch uses
 )->tuple: # evidence (B, C, 13) as in EVIDENCE, and refined reciprocal metrics (B, C, 6), 1/square angstrom
     "Refine the cells of candidates against patterns, and gather the evidence."
-    candidates, arrays = np.ascontiguousarray(candidates, np.int64), np.asarray(arrays); n, threads = len(arrays), threads or torch.get_num_threads()
+    candidates, arrays = np.ascontiguousarray(candidates, np.int64), np.asarray(arrays)
+    n, threads = len(arrays), threads or torch.get_num_threads()
     if candidates.ndim != 2 or len(candidates) != n or arrays.shape[1:] != (3, AXIS_POINTS):
-        raise ValueError(f'candidates {candidates.shape} for patterns {arrays.shape}: give (B, C) and (B, 3, {AXIS_POINTS})')
+        raise ValueError(f'candidates {candidates.shape} for patterns {arrays.shape}: give (B, C) and (B, 3, '
+                         f'{AXIS_POINTS})')
     evidence, cells = np.zeros((*candidates.shape, len(EVIDENCE))), np.zeros((*candidates.shape, 6))
     if not candidates.size: return evidence, cells
     with ThreadPoolExecutor(threads) as pool:
-        blurred, peaks = np.stack(list(pool.map(_blurred, arrays))), list(pool.map(pattern_peaks, arrays)); places, roots = (np.stack(p) for p in zip(*peaks))
-        mask = arrays[:, -1] > 0; low, high = AXIS[mask.argmax(1)], AXIS[AXIS_POINTS - 1 - mask[:, ::-1].argmax(1)]; cuts = np.linspace(0, n, min(n, 4*threads) + 1).astype(int)
-        list(pool.map(lambda a, b: _try_some(a, b, known.hkl, known.height, known.metric, known.group, candidates, blurred, places, roots, low, high, evidence, cells), cuts, cuts[1:]))
+        blurred, peaks = np.stack(list(pool.map(_blurred, arrays))), list(pool.map(pattern_peaks, arrays))
+        places, roots = (np.stack(p) for p in zip(*peaks))
+        mask = arrays[:, -1] > 0; low, high = AXIS[mask.argmax(1)], AXIS[AXIS_POINTS - 1 - mask[:, ::-1].argmax(1)]
+        cuts = np.linspace(0, n, min(n, 4*threads) + 1).astype(int)
+        list(pool.map(lambda a, b: _try_some(a, b, known.hkl, known.height, known.metric, known.group, candidates,
+                                             blurred, places, roots, low, high, evidence, cells), cuts, cuts[1:]))
     return evidence, cells
 
 # %% ../nbs/56_matching.ipynb #7b8606f6
@@ -400,7 +410,7 @@ class Judge(nn.Module):
     def forward(self, logits, cosines, groups, evidence):
         return self.answer(self.scaled(judged_by(logits, cosines, groups, evidence)), logits, groups)
 
-# %% ../nbs/56_matching.ipynb #c328712b
+# %% ../nbs/56_matching.ipynb #007e74f2
 def train_judge(
     logits, cosines, groups, evidence, # as `Judge` reads them, of n patterns; tensors
     target,          # (n,) space group - 1
@@ -411,15 +421,20 @@ def train_judge(
     "Weigh the evidence so that right groups become most probable."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed); judge = copy.deepcopy(start).train().requires_grad_(True) if start else Judge()
-        x = torch.cat([judged_by(*(t[i:i + 256] for t in (logits, cosines, groups, evidence))) for i in range(0, len(target), 256)])
+        x = torch.cat([judged_by(*(t[i:i + 256] for t in (logits, cosines, groups, evidence)))
+                       for i in range(0, len(target), 256)])
         if not start: judge.middle[:], judge.width[:] = x.flatten(0, 1).mean(0), x.flatten(0, 1).std(0) + 1e-3
         x = judge.scaled(x)
-        opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=3e-3); plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*-(-len(target)//batch))
+        opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=3e-3)
+        plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*-(-len(target)//batch))
         for _ in range(epochs):
             for i in torch.randperm(len(target)).split(batch):
-                loss = -judge.answer(x[i], logits[i], groups[i]).gather(1, target[i, None]).clamp_min(math.log(1e-5)).mean(); opt.zero_grad(); loss.backward(); opt.step(); plan.step()
+                loss = -judge.answer(x[i], logits[i],
+                                     groups[i]).gather(1, target[i, None]).clamp_min(math.log(1e-5)).mean()
+                opt.zero_grad(); loss.backward(); opt.step(); plan.step()
     return judge.eval().requires_grad_(False)
 
+# %% ../nbs/56_matching.ipynb #cb29ba66
 def cross_answers(
     train,           # `train_judge`, or another one like it
     inputs, target,  # what it learns from: tensors of n patterns, and (n,) space group - 1
@@ -433,7 +448,7 @@ def cross_answers(
         with torch.no_grad(): out[~learn] = judge(*(t[~learn] for t in inputs))
     return out
 
-# %% ../nbs/56_matching.ipynb #ffef27be
+# %% ../nbs/56_matching.ipynb #2a088e39
 _PER_VOLUME = np.array([2.1, 1.05, .53, .5, .35, .2])         # reflections as listed below, up to q, over volume times q cubed
 
 @compiled
@@ -442,13 +457,16 @@ def _determinant(g): return g[0]*(g[3]*g[5] - g[4]*g[4]) - g[1]*(g[1]*g[5] - g[2
 @compiled
 def _is_cell(g):
     "Can a metric be that of a crystal, with edges from 1.8 angstrom on?"
-    return min(g[0], g[3], g[5]) > 1e-4 and max(g[0], g[3], g[5]) < .3 and g[0]*g[3] - g[1]*g[1] > 1e-9 and _determinant(g) > 1e-12
+    return (min(g[0], g[3], g[5]) > 1e-4 and max(g[0], g[3], g[5]) < .3 and g[0]*g[3] - g[1]*g[1] > 1e-9
+            and _determinant(g) > 1e-12)
 
+# %% ../nbs/56_matching.ipynb #d5760d43
 @compiled
 def _within_sphere(family, g, low, q, hkl, length):
     "Fill in one of each set of reflections that the family makes equal, and their lengths; how many, or -1 if they are too many"
     d, n = _determinant(g), 0
-    a, b, c = int(q*math.sqrt((g[3]*g[5] - g[4]*g[4])/d)), int(q*math.sqrt((g[0]*g[5] - g[2]*g[2])/d)), int(q*math.sqrt((g[0]*g[3] - g[1]*g[1])/d))
+    a, b, c = (int(q*math.sqrt((g[3]*g[5] - g[4]*g[4])/d)), int(q*math.sqrt((g[0]*g[5] - g[2]*g[2])/d)),
+               int(q*math.sqrt((g[0]*g[3] - g[1]*g[1])/d)))
     for h in range(-a if family < 2 else 0, a + 1):
         for k in range(-b if family == 0 else 0, b + 1):
             for l in range((min(c, h, k) if family == 5 else c) + 1):
@@ -578,7 +596,7 @@ def _heights_read(y, weight, family, g, width, low, high, most):
     at, place, heights, errors = joined_lines(e.place, heights, errors, .06)
     return e.hkl, at[e.line], place, heights, errors, _quality(y, e)
 
-# %% ../nbs/56_matching.ipynb #ced3788a
+# %% ../nbs/56_matching.ipynb #35216c52
 @compiled
 def _basis(forms, order, skip):
     "Rows of `forms` (lines, n) that are independent, the first possible ones in this order after some are skipped; fewer than n where there are no more"
@@ -602,6 +620,7 @@ def _peaks_near(q, peaks, roots, reach, most):
         if v > worth[k]: worth[k] = v; found[k] = i
     return found[worth > 0]
 
+# %% ../nbs/56_matching.ipynb #99c746e6
 @compiled
 def _keep_cell(g, score, cells, scores):
     "Put a metric into the place of the worst, or of its double"
@@ -684,23 +703,27 @@ def _allowed_reflections():
                                               for c in _FAMILY_CLASSES[family]], -1).reshape(*hkl.shape[:3], -1))
     return tuple(map(table, range(6)))
 
-# %% ../nbs/56_matching.ipynb #d1e0f32c
+# %% ../nbs/56_matching.ipynb #b73d9755
 @compiled
 def _lines_judged(place, heights, errors):
     "For each line: how clearly it is seen, and whether it is surely, or probably, absent"
     n = len(place); seen, gone, probably, factor, scale = np.empty(n), np.zeros(n), np.zeros(n), np.empty(n), 0.
     for i in range(n):
-        sine = min(.99, .5*CU_KA1*(math.exp(AXIS_START + AXIS_STEP*place[i]) - AXIS_OFFSET)); factor[i] = (1 + (1 - 2*sine*sine)**2)/(sine*sine*math.sqrt(1 - sine*sine))
+        sine = min(.99, .5*CU_KA1*(math.exp(AXIS_START + AXIS_STEP*place[i]) - AXIS_OFFSET))
+        factor[i] = (1 + (1 - 2*sine*sine)**2)/(sine*sine*math.sqrt(1 - sine*sine))
         if errors[i] < .02*heights.max(): scale = max(scale, heights[i]/factor[i])
     for i in range(n):
-        e = errors[i] + 2.5e-6; z = heights[i]/e; seen[i] = min(20., max(z, 0.)**2/2); share = e/factor[i]/(scale if scale > 0 else 1.)
+        e = errors[i] + 2.5e-6; z = heights[i]/e; seen[i] = min(20., max(z, 0.)**2/2)
+        share = e/factor[i]/(scale if scale > 0 else 1.)
         if z < 4: gone[i], probably[i] = share < .002, share < .02
     return seen, gone, probably
 
+# %% ../nbs/56_matching.ipynb #90a3dcf8
 @compiled
 def _against(family, allowed, turns, hkl, line, judged, out):
     "Fill in (3, classes): forbidden lines seen, allowed lines surely absent and probably absent, for the best choice of axes"
-    seen, gone, probably = judged; n, classes = len(seen), allowed.shape[3]; out[:] = 1e9; start = _BOUND if family == 1 else 0
+    seen, gone, probably = judged; n, classes = len(seen), allowed.shape[3]; out[:] = 1e9
+    start = _BOUND if family == 1 else 0
     if family == 0: out[0], out[1], out[2] = 0., gone.sum(), probably.sum()
     for T in turns[:len(turns) if family else 0]:
         may, known = np.zeros((n, classes), np.bool_), np.ones(n, np.bool_)
@@ -717,7 +740,7 @@ def _against(family, allowed, turns, hkl, line, judged, out):
                 elif known[i]: u += seen[i]
             if u + 2*m + p < out[0, c] + 2*out[1, c] + out[2, c]: out[0, c], out[1, c], out[2, c] = u, m, p
 
-# %% ../nbs/56_matching.ipynb #24aafc8d
+# %% ../nbs/56_matching.ipynb #1450b9e2
 _TRIED, LATTICES = 3, 18     # cells of each family and kind; lattices of a pattern, at most
 _FIRST, _MORE, _ALL = 60, 125, 250 # reflections that choose among cells, that refine them, and that are read
 _PEAKS, _SETS = (3, 8), (1, 4) # peaks that a line may be, and sets of lines: for triclinic guesses, and for others
@@ -728,17 +751,21 @@ def _proposed(hkl, height, metric, group, rows, evidence, refined, peaks, roots,
     "Fill in metrics (6, 2*_TRIED, 6) of all families, refined ones and then guessed ones; where there is none, the score stays below -1e8"
     for c in range(len(rows)):
         i, e = rows[c], evidence[c]; family = _family_of(group[i])
-        if _is_cell(refined[c]): _keep_cell(refined[c], e[3] + e[4] + e[5] - e[0] - e[1] - .3*e[2], cells[family, :_TRIED], scores[family, :_TRIED])
+        if _is_cell(refined[c]):
+            _keep_cell(refined[c], e[3] + e[4] + e[5] - e[0] - e[1] - .3*e[2], cells[family, :_TRIED],
+                       scores[family, :_TRIED])
         if family == 0 and c >= _OBLIQUE: continue
         first = 0
         while first < height.shape[1] - 1 and height[i, first] == 0: first += 1
-        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y, _PEAKS[min(family, 1)],
-                 _SETS[min(family, 1)], cells[family, _TRIED:], scores[family, _TRIED:])
+        _guessed(hkl[i, first:], height[i, first:]/LEVELS, metric[i].astype(np.float64), family, peaks, roots, y,
+                 _PEAKS[min(family, 1)], _SETS[min(family, 1)], cells[family, _TRIED:], scores[family, _TRIED:])
 
+# %% ../nbs/56_matching.ipynb #05ea7253
 @compiled
 def _with_higher(cells, scores):
     "All proposals (m, 6) and their families, with those of higher symmetry"
-    found, families, near, of, n = np.zeros((80, 6)), np.zeros(80, np.int64), np.zeros((10, 6)), np.zeros(10, np.int64), 0
+    found, families, near, of, n = (np.zeros((80, 6)), np.zeros(80, np.int64), np.zeros((10, 6)),
+                                    np.zeros(10, np.int64), 0)
     for family in range(6):
         for k in range(2*_TRIED):
             if scores[family, k] > -1e8: found[n] = cells[family, k]; families[n] = family; n += 1
@@ -746,7 +773,8 @@ def _with_higher(cells, scores):
     while i < n:
         for k in range(_higher(families[i], found[i], near, of)):
             new = n < 80 and _is_cell(near[k])
-            for j in range(n): new = new and not (families[j] == of[k] and np.abs(found[j] - near[k]).max() < 2e-3*near[k].max())
+            for j in range(n):
+                new = new and not (families[j] == of[k] and np.abs(found[j] - near[k]).max() < 2e-3*near[k].max())
             if new: found[n] = near[k]; families[n] = of[k]; n += 1
         i += 1
     return found[:n], families[:n]
@@ -757,15 +785,17 @@ def lattice_cost(quality): # (5,) or (5, n) -> a number, or (n,)
     "What a lattice leaves unexplained, and a little for each line, since every multiple of a cell explains as much"
     return quality[0] + quality[1] + 2e-4*quality[2]
 
-# %% ../nbs/56_matching.ipynb #ccda031a
+# %% ../nbs/56_matching.ipynb #a5fca47d
 @compiled
 def _best_lattices(y, weight, found, families, width, low, high):
     "The width of lines, and of each family the metrics that fit the first reflections best (6, _TRIED, 6), with scores"
-    cells, scores, least, at, best, left = np.zeros((6, _TRIED, 6)), np.full((6, _TRIED), -1e9), 1e9, -1, np.zeros(6), 1.
+    cells, scores, least, at, best, left = (np.zeros((6, _TRIED, 6)), np.full((6, _TRIED), -1e9), 1e9, -1, np.zeros(6),
+                                            1.)
     for i in range(len(found)):
         g, well = _settled(y, weight, families[i], found[i], width, low, high, _FIRST, 5)
         if not well: continue
-        q = _fit(y, weight, families[i], g, width, low, high, _FIRST); _keep_cell(g, -q[0] - .1*q[1], cells[families[i]], scores[families[i]])
+        q = _fit(y, weight, families[i], g, width, low, high, _FIRST)
+        _keep_cell(g, -q[0] - .1*q[1], cells[families[i]], scores[families[i]])
         cost = lattice_cost(q)
         if cost < least: least, at, left = cost, i, q[1]; best[:] = g
     if at >= 0 and left > .002: # its lines are not yet those of the pattern
@@ -775,6 +805,7 @@ def _best_lattices(y, weight, found, families, width, low, high):
             if well: best[:] = g
     return width, cells, scores
 
+# %% ../nbs/56_matching.ipynb #c5724ccb
 @compiled
 def _lattices_read(y, weight, cells, scores, width, low, high, tables, turns, families, metrics, quality, against):
     "Refine and read them, into the last four (LATTICES, ...)"
@@ -785,12 +816,13 @@ def _lattices_read(y, weight, cells, scores, width, low, high, tables, turns, fa
             g, well = _settled(y, weight, family, cells[family, k], width, low, high, _MORE, 6)
             for j in range(n): well = well and not (families[j] == family and np.abs(metrics[j] - g).max() < 1e-4*g[0])
             if not well: continue
-            hkl, line, place, heights, errors, q = _heights_read(y, weight, family, g, width, low, high, _ALL); first = _CLASS_START[family]
+            hkl, line, place, heights, errors, q = _heights_read(y, weight, family, g, width, low, high, _ALL)
+            first = _CLASS_START[family]
             _against(family, tables[family], turns[family], hkl, line, _lines_judged(place, heights, errors),
                      against[n, :, first:_CLASS_START[family + 1]])
             families[n] = family; metrics[n] = g; quality[n] = q; n += 1
 
-# %% ../nbs/56_matching.ipynb #65a3a0e8
+# %% ../nbs/56_matching.ipynb #457d40fc
 class Lattices(NamedTuple):
     "Lattices that may explain patterns, and what they say; LATTICES places for each pattern"
     family: np.ndarray  # (B, LATTICES) 0 triclinic .. 5 cubic, -1 where there is none
@@ -798,6 +830,7 @@ class Lattices(NamedTuple):
     metric: np.ndarray  # (B, LATTICES, 6) reciprocal metric, 1/square angstrom
     against: np.ndarray # (B, LATTICES, 3, 97) float32: forbidden lines seen, allowed lines surely absent, and probably absent, for each of CLASSES
 
+# %% ../nbs/56_matching.ipynb #a9cc2344
 def _first_width(y):
     "Full width of the sharpest peaks, degrees"
     at = np.flatnonzero((y[1:-1] > y[:-2]) & (y[1:-1] >= y[2:]) & (y[1:-1] > .003)) + 1

@@ -434,7 +434,7 @@ def _read_rasx(data):
     if not scans: raise PowderError('no profile in the archive; give a powder pattern')
     return scans
 
-# %% ../nbs/54_measured.ipynb #46f75a4c
+# %% ../nbs/54_measured.ipynb #f6767891
 def _gsas_values(lines, kind):
     "The numbers of a GSAS bank: (n,) intensities, or (n, 2 or 3) for records of one point a line"
     if kind.startswith('FXY'):
@@ -447,6 +447,7 @@ def _gsas_values(lines, kind):
     else: words = ' '.join(lines).split()
     return np.array([float(word) for word in (words[::2] if kind == 'ESD' else words)])
 
+# %% ../nbs/54_measured.ipynb #0768ce14
 def _read_gsas(data):
     "GSAS raw data with constant steps"
     lines, scans = _decode(data).splitlines(), []
@@ -455,12 +456,14 @@ def _read_gsas(data):
     for begin, end in zip(banks, [*banks[1:], len(lines)]):
         words = lines[begin].split()
         if words[4] not in ('CONST', 'CONS'):
-            raise PowderError(f'a bank with {words[4]} binning: times of flight; convert them to d and name the column d_A')
+            raise PowderError(f'a bank with {words[4]} binning: times of flight; convert them to d and name the '
+                              'column d_A')
         n, start, step = int(words[2]), float(words[5])/100, float(words[6])/100
         kind = next((w for w in reversed(words) if w in ('STD', 'ESD', 'FXY', 'FXYE', 'ALT')), 'STD')
         values = _gsas_values([line.rstrip() for line in lines[begin + 1:end] if line[:1] != '#'], kind)
         if len(values) < .9*n:
-            raise PowderError(f'{len(values)} points where the header promises {n}; the file is cut short, copy it once more')
+            raise PowderError(f'{len(values)} points where the header promises {n}; the file is cut short, copy it '
+                              'once more')
         if len(values) < n: notes, n = (*notes, f'the header promises {n} points, {len(values)} are there'), len(values)
         x, y = (values[:n, 0]/100, values[:n, 1]) if values.ndim == 2 else (start + step*np.arange(n), values[:n])
         scans.append(_Scan(x, y, wavelength=wavelength, notes=notes))
@@ -728,7 +731,7 @@ def looks_like_powder(
         return bool(len(rising) >= 20 and ((rising > 0).mean() > .95 or (rising < 0).mean() > .95))
     except (PowderError, *_DAMAGE): return named
 
-# %% ../nbs/54_measured.ipynb #72ab5c20
+# %% ../nbs/54_measured.ipynb #f7f581bb
 def peak_prominence(
     y         # (n,) intensities
 )->tuple:     # height in units of the scatter, index
@@ -747,6 +750,7 @@ def peak_prominence(
         if inside.max()/scatter > best[0]: best = inside.max()/scatter, int(residual.argmax()*k + k//2)
     return best
 
+# %% ../nbs/54_measured.ipynb #23e3d806
 def peak_width(
     x, y,   # (n,) two_theta in degrees, intensities
     at:int  # index near the maximum
@@ -791,7 +795,7 @@ def check_powder(
         found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost there')
     return tuple(found)
 
-# %% ../nbs/54_measured.ipynb #4bda972b
+# %% ../nbs/54_measured.ipynb #a9ce0285
 def rachinger(
     x, y,         # (n,) two_theta in degrees, intensities
     ratio:float,  # of the second line to the first
@@ -808,18 +812,25 @@ def rachinger(
         else: first[i] = (y[i] - ratio*(1 - w)*first[j])/(1 + ratio*w)
     return first
 
+# %% ../nbs/54_measured.ipynb #218d88c0
 def strip_alpha2(
     pattern:PowderPattern, # with both lines; its wavelength must be K-alpha1 (or the mean) of an anode in `K_ALPHA`, unless `alpha2` is given
     ratio:float=.5,        # of the two intensities, K-alpha2 to K-alpha1
     alpha2=None            # wavelength of the second line, as in `wavelength_angstrom`
 )->PowderPattern: # of K-alpha1 alone, negative remains set to zero
     "Remove K-alpha2 by Rachinger's method"
-    if not 0 < ratio <= 1: raise PowderError(f'ratio {ratio!r} is no ratio of K-alpha2 to K-alpha1; give a number between 0 and 1 (0.5 is usual)')
+    if not 0 < ratio <= 1:
+        raise PowderError(f'ratio {ratio!r} is no ratio of K-alpha2 to K-alpha1; give a number between 0 and 1 (0.5 '
+                          'is usual)')
     first, pair = pattern.wavelength, min(K_ALPHA.values(), key=lambda p: abs(np.log(p[0]/pattern.wavelength)))
     if alpha2 is None:
-        if not pair[0]*.9995 < first < pair[1]: raise PowderError(f'{first:g} angstrom is the K-alpha line of no known anode; give alpha2, or leave the pattern as it is')
+        if not pair[0]*.9995 < first < pair[1]:
+            raise PowderError(f'{first:g} angstrom is the K-alpha line of no known anode; give alpha2, or leave the '
+                              'pattern as it is')
         first, alpha2 = pair
     stretch = wavelength_angstrom(alpha2)/first
-    if not 1 < stretch < 1.05: raise PowderError(f'K-alpha2 {alpha2} lies not just above K-alpha1 {first:g} angstrom; give both in angstrom')
+    if not 1 < stretch < 1.05:
+        raise PowderError(f'K-alpha2 {alpha2} lies not just above K-alpha1 {first:g} angstrom; give both in angstrom')
     stripped = np.maximum(rachinger(pattern.two_theta, pattern.intensity, ratio, stretch), 0)
-    return replace(pattern, intensity=stripped, wavelength=first, notes=(*pattern.notes, f'K-alpha2 removed by the method of Rachinger, ratio {ratio:g}'))
+    return replace(pattern, intensity=stripped, wavelength=first,
+                   notes=(*pattern.notes, f'K-alpha2 removed by the method of Rachinger, ratio {ratio:g}'))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study',
-           'study_patterns', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers', 'scores',
-           'fold_rows', 'classes', 'difference', 'gains_by_system', 'add_norm', 'Variant', 'ablation_changes',
-           'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
-           'learning_curve']
+           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study', 'study_rows',
+           'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe', 'network_name', 'training_log', 'learned',
+           'answers', 'scores', 'fold_rows', 'classes', 'like_paper_network', 'difference', 'gains_by_system',
+           'add_norm', 'Variant', 'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes',
+           'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #b01fcaee
 import csv, hashlib, json
@@ -25,7 +25,7 @@ from .training import (ARCHITECTURES, Recipe, Trained, cache_patterns, load_weig
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #4a8cffba
+# %% ../nbs/45_paper_a_accuracy.ipynb #b8a1aff6
 PARTS = (.72, .08, .20) # learning, validation, test: a tenth of four fifths is one fold
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,8 @@ class Study:
     pixels:int=64      # their edge
     key:str=''         # what distinguishes this study from others
     def __repr__(self):
-        return f'Study({len(self.classes)} groups: {len(self.learn):,} + {len(self.valid):,} + {len(self.test):,} crystals at {self.pixels} px)'
+        parts = ' + '.join(f'{len(rows):,}' for rows in (self.learn, self.valid, self.test))
+        return f'Study({len(self.classes)} groups: {parts} crystals at {self.pixels} px)'
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #136bb519
 def study_rows(
@@ -113,14 +114,15 @@ def study_patterns(
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #0b95ac0f
-REDUCED = dict(crystals=3000, pixels=64, epochs=4)  # what two cores carry; all experiments take it, so that they share patterns and networks
+# %% ../nbs/45_paper_a_accuracy.ipynb #e3ae5ace
+# what two cores carry; all experiments take it, so that they share patterns and networks
+REDUCED = dict(crystals=3000, pixels=64, epochs=4)
 QUICK = dict(crystals=200, pixels=32, epochs=1)     # only to see that every line runs
 FULL = dict(crystals=None, pixels=256, epochs=100)  # all entries, at the paper's size
 LEARNING = dict(lr=2e-3, weight_decay=1e-7, label_smoothing=0., batch_size=32)
 PAPER_LEARNING = dict(lr=1e-5, weight_decay=1e-7, label_smoothing=0., batch_size=32, schedule='flat', decoupled=False)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #10b8a6dd
+# %% ../nbs/45_paper_a_accuracy.ipynb #738648b5
 def study_recipe(
     study:Study,
     architecture,  # 'MSDN', 'MSVGG' and other names in MS... see shaped patterns, all others plain ones
@@ -145,17 +147,20 @@ def network_name(
     "A name that differs whenever anything differs"
     rows = [hashlib.sha256(np.asarray(r, np.int64).tobytes()).hexdigest() for r in rows or (study.learn, study.valid)]
     told = json.dumps(plain([study.key, asdict(replace(recipe, name='')), rows, start]), sort_keys=True)
-    return f'{recipe.architecture}-{len(recipe.classes)}-{study.pixels}px-{hashlib.sha256(told.encode()).hexdigest()[:10]}-seed-{seed}'
+    key = hashlib.sha256(told.encode()).hexdigest()[:10]
+    return f'{recipe.architecture}-{len(recipe.classes)}-{study.pixels}px-{key}-seed-{seed}'
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #2349cceb
+# %% ../nbs/45_paper_a_accuracy.ipynb #881fe140
 def training_log(
     folder # of a training
 )->list:   # a dict of numbers for each epoch; `minutes` is its time
     "What a training told after every epoch"
     with open(Path(folder)/'log.csv', newline='') as file: rows = [*csv.DictReader(file)]
     clock = lambda text: sum(float(part)*60**i for i, part in enumerate(reversed(text.split(':'))))/60
-    return [{'epoch': int(r['epoch']) + 1, **{k: float(r[k]) for k in ('train_loss', 'valid_loss', 'top_1', 'top_5')}, 'minutes': clock(r['time'])} for r in rows]
+    kept = 'train_loss', 'valid_loss', 'top_1', 'top_5'
+    return [{'epoch': int(r['epoch']) + 1, **{k: float(r[k]) for k in kept}, 'minutes': clock(r['time'])} for r in rows]
 
+# %% ../nbs/45_paper_a_accuracy.ipynb #463a16e0
 def learned(
     run,                 # `Run`
     study:Study,
@@ -169,11 +174,15 @@ def learned(
 )->Trained:
     "Train a network on a study, or load it if that has been done"
     recipe = study_recipe(study, architecture, epochs, shaped, **changes); rows = rows or (study.learn, study.valid)
-    name = network_name(study, recipe, rows, start.card['name'] if start else '', seed); recipe = replace(recipe, name=name); folder = study.networks/name; path = folder/f'{name}.safetensors'
+    begun, state = (start.card['name'], start.model.state_dict()) if start else (None, None)
+    name = network_name(study, recipe, rows, begun or '', seed); recipe = replace(recipe, name=name)
+    folder = study.networks/name; path = folder/f'{name}.safetensors'
     if not path.exists():
         run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
-        learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=start.model.state_dict() if start else None, rows=rows, cache=study.folder)
-        save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]), started_from=start.card['name'] if start else None, log=training_log(folder))
+        learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
+                      cache=study.folder)
+        save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
+                     started_from=begun, log=training_log(folder))
         (folder/'checkpoint.pt').unlink(missing_ok=True)
     trained = load_weights(path)
     if torch.cuda.is_available(): trained.model.cuda()
@@ -198,11 +207,11 @@ def scores(
     told = found.to_dict()
     return {k: told[k] for k in (*TOPS, 'diffraction_class_top1', 'crystal_system_top1', 'n')}
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #0d3b46fb
-# per cent
+# %% ../nbs/45_paper_a_accuracy.ipynb #14f80d75
+# per cent, and what the paper calls 'more than'
 PUBLISHED_CLASSES = {'8': dict(top1=(99.04, .06)), '20': dict(top1=(95.01, .10)), '49': dict(top1=(83.16, .10)),
                      '72': dict(top1=(80.12, .09))}
-PUBLISHED_MORE_THAN = {'8': dict(top2=99), '20': dict(top2=99), '49': dict(top4=95), '72': dict(top5=95)}                                         # 'more than', per cent
+PUBLISHED_MORE_THAN = {'8': dict(top2=99), '20': dict(top2=99), '49': dict(top4=95), '72': dict(top5=95)}
 
 def _counts(study, wanted, like_paper=False):
     "Crystals of each group in the three parts, and in all of the table that the study is a sample of"
@@ -215,7 +224,7 @@ def _counts(study, wanted, like_paper=False):
                 crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()},
                 by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #0455c030
+# %% ../nbs/45_paper_a_accuracy.ipynb #d2fe2ccd
 def _trained_scores(run, study, seed, start=None, **how):
     "Train, or load, and score on the test part, and on as many crystals that it learned from"
     trained = learned(run, study, seed=seed, start=start, **how); known = how.get('rows', (study.learn,))[0]
@@ -223,20 +232,18 @@ def _trained_scores(run, study, seed, start=None, **how):
     return dict(network=trained.card['name'], log=trained.card['log'], parameters=trained.card['parameters'],
                 scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
 
-def _class_scores(run, name, make, sizes, seeds, epochs, transfer_epochs, scratch):
-    "All sizes by transfer from 8 groups, and some from scratch; seed by seed"
+def _class_scores(run, name, make, sizes, seeds, epochs, scratch):
+    "All sizes by transfer from 8 groups, and some from scratch, for `epochs(size, way)`; seed by seed"
     found = {}
     for seed, n in [(s, n) for s in seeds for n in sizes]:
-        study = make(n); first = partial(learned, run, make(8), 'MSDN', seed, epochs=epochs)
+        study = make(n); first = partial(learned, run, make(8), 'MSDN', seed, epochs=epochs(8, 'scratch'))
         def job(how, key, epochs):
             return _trained_scores(run, study, seed, first() if how == 'transfer' else None, architecture='MSDN',
                                    epochs=epochs)
         ways = (['transfer'] if n != 8 else []) + (['scratch'] if n == 8 or scratch(n, seed) else [])
         for how in ways:
-            found.setdefault(str(n), {}).setdefault(how,
-                                                    []).append(run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key,
-                                                                        epochs if how == 'scratch'
-                                                                        else transfer_epochs))
+            told = run.step(f'{name}-{n}-{how}-{seed}', job, how, study.key, epochs(n, how))
+            found.setdefault(str(n), {}).setdefault(how, []).append(told)
     return {n: {how: dict(scores=mean_std([r['scores'] for r in rows]), learned=mean_std([r['learned'] for r in rows]),
                           log=rows[0]['log'], networks=[r['network'] for r in rows], parameters=rows[0]['parameters'])
                 for how, rows in ways.items()} for n, ways in found.items()}
@@ -263,35 +270,49 @@ def _rotation(run, study, size, seed):
         trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
     return dict(folds=10, turns=turns)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #b3c6ae60
+# %% ../nbs/45_paper_a_accuracy.ipynb #d4d299b6
+CLASS_SIZES = dict(
+    full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
+              like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
+              fold_epochs=100),
+    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
+                 like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}),
+    quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
+               folds=2))
+
 @experiment('classes', paper='A',
             about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
-            needs='mp', minutes=160)
+            needs='mp', minutes=240)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
-    size = run.size(full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72],
-                              scratch_repeats=[20, 49, 72], like_crystals=None, like_epochs=100,
-                              like_transfer_epochs=100, like_sizes=[8, 20, 49, 72], like_repeats=3, folds=10,
-                              fold_epochs=100),
-                    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_crystals=None, like_epochs=10,
-                                 like_transfer_epochs=3, like_sizes=[8, 20, 49, 72], like_repeats=1, folds=3,
-                                 fold_epochs=1),
-                    quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'],
-                               like_epochs=1, like_transfer_epochs=1, like_sizes=[8], folds=2))
+    size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]
     made = {}
     def make(n, like):
         return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels,
                                                      run.seed, like))
     seeds = run.seeds(size.repeats)
-    found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds, size.epochs, size.transfer_epochs,
+    found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds,
+                          lambda n, how: size.epochs if how == 'scratch' else size.transfer_epochs,
                           lambda n, seed: n in size.scratch_repeats or seed == run.seed)
-    like = _class_scores(run, 'like', lambda n: make(n, True), size.like_sizes, seeds[:size.like_repeats],
-                         size.like_epochs, size.like_transfer_epochs, lambda n, seed: False)
+    like = _class_scores(run, 'like', lambda n: make(n, True), like_sizes, seeds[:size.like_repeats],
+                         lambda n, how: size.like_epochs[str(n)], lambda n, seed: False)
     data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
-            'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in size.like_sizes}}
+            'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in like_sizes}}
     return dict(scores={'all': found, 'like the paper': like},
                 rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
                 like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
+def like_paper_network(
+    run,           # `Run`
+    size,          # of the run: like_crystals, like_epochs, pixels
+    groups:int=72  # a key of size.like_epochs
+)->tuple:          # `Trained`, and the `Study` that it learned from
+    "The network of `classes` on entries like the paper's; trained only where that experiment has not trained it"
+    study = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
+    one = lambda n, start: learned(run, study(n), 'MSDN', run.seed, size.like_epochs[str(n)], start=start)
+    first = one(8, None)
+    return first if groups == 8 else one(groups, first), study(groups)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
 def difference(
@@ -340,7 +361,7 @@ class Variant(MSDN):
 
 ARCHITECTURES['MSDN-variant'] = lambda n_classes, pixels, n_beams, **more: Variant(n_classes, **more)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #7b1884e9
+# %% ../nbs/45_paper_a_accuracy.ipynb #61db1b2a
 def ablation_changes(
     thresholds=(30, 100),    # grey levels in place of 50
     factors=(1.3, 1.9),      # in place of 1.7
@@ -348,22 +369,21 @@ def ablation_changes(
     crystallites=(20., 80.), # angstrom, in place of 40
     fields=(.6,),            # 1/angstrom, in place of 1
     released=True            # compare with the released program?
-)->dict:                     # label -> dict of what is different: patterns, shaped, network, seed; and against which it is set, if not the default
+)->dict:                     # label -> its patterns, shaping, network or seed, and `against` what it is set
     "One change at a time"
-    lines, field = dict(threshold=50, factor=1.7), lambda f: replace(PAPER,
-                                                                     detector=replace(PAPER.detector, field_of_view=f))
-    changes = {'default': {},
-               'another seed': dict(seed=1000)} | {f'threshold {t}': dict(shaped=lines | dict(threshold=t))
-                                                   for t in thresholds} | {f'line factor {f}': dict(shaped=lines
-        | dict(factor=f)) for f in factors}
+    lines = dict(threshold=50, factor=1.7)
+    field = lambda f: replace(PAPER, detector=replace(PAPER.detector, field_of_view=f))
+    changes = {'default': {}, 'another seed': dict(seed=1000)}
+    changes |= {f'threshold {t}': dict(shaped=lines | dict(threshold=t)) for t in thresholds}
+    changes |= {f'line factor {f}': dict(shaped=lines | dict(factor=f)) for f in factors}
     changes |= {'no lines': dict(shaped=lines | dict(factor=.5)),
                 'graded lines': dict(shaped=lines | dict(mode='response')),
                 'log intensities': dict(patterns=dict(scale='log'))}
     changes |= {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))),
                 'one head': dict(network=dict(one_head=True)), 'batch normalisation': dict(network=dict(norm=True))}
-    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p))
-                for p in pixels} | {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER,
-        crystallite=Crystallite(c)))) for c in crystallites}
+    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p)) for p in pixels}
+    changes |= {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER, crystallite=Crystallite(c))))
+                for c in crystallites}
     changes |= {f'field of view {f:g}/Å': dict(patterns=dict(setup=field(f))) for f in fields}
     if released:
         changes |= {'shaped at 256 pixels': dict(patterns=dict(pixels=256)),
@@ -371,38 +391,54 @@ def ablation_changes(
                                              against='shaped at 256 pixels')}
     return changes
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #927df7fb
+# %% ../nbs/45_paper_a_accuracy.ipynb #1d997573
 def _ablated(run, size, change, seed):
     "Ranks of the truth among the answers of one changed network, test and validation"
-    study = make_study(run, size.groups, **(dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True) | change.get('patterns', {})))
+    patterns = dict(crystals=size.crystals, pixels=size.pixels, seed=run.seed, alone=True)
+    study = make_study(run, size.groups, **(patterns | change.get('patterns', {})))
     edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
-    how = dict(architecture='MSDN-variant', model_args=change['network']) if 'network' in change else dict(architecture='MSDN')
-    trained = learned(run, study, seed=seed + change.get('seed', 0), epochs=size.epochs, shaped=change.get('shaped'), size=edge, **how)
+    how = dict(architecture='MSDN')
+    if 'network' in change: how = dict(architecture='MSDN-variant', model_args=change['network'])
+    trained = learned(run, study, seed=seed + change.get('seed', 0), epochs=size.epochs, shaped=change.get('shaped'),
+                      size=edge, **how)
     test, valid = (answers(trained, study, rows) for rows in (study.test, study.valid))
-    return dict(ranks=test.ranks.astype(np.uint8), rows=test.rows, valid=valid.ranks.astype(np.uint8), minutes=np.array(sum(e['minutes'] for e in trained.card['log'])))
+    return dict(ranks=test.ranks.astype(np.uint8), rows=test.rows, valid=valid.ranks.astype(np.uint8),
+                minutes=np.array(sum(e['minutes'] for e in trained.card['log'])))
 
 def _change_scores(found, base):
     "Figures of a change, and the difference from the default"
-    shares = [dict(top1=float((f['ranks'] == 0).mean()), top2=float((f['ranks'] < 2).mean()), valid1=float((f['valid'] == 0).mean())) for f in found]
-    return dict(**mean_std(shares), test=rate(np.concatenate([f['ranks'] for f in found]) == 0),
-                difference=difference(*(np.stack([f['ranks'] == 0 for f in side]) for side in (found, base))), minutes=float(np.mean([f['minutes'] for f in found])))
+    right = lambda some: np.stack([f['ranks'] == 0 for f in some])
+    shares = [dict(top1=float((f['ranks'] == 0).mean()), top2=float((f['ranks'] < 2).mean()),
+                   valid1=float((f['valid'] == 0).mean())) for f in found]
+    return dict(**mean_std(shares), test=rate(right(found).ravel()), difference=difference(right(found), right(base)),
+                minutes=float(np.mean([f['minutes'] for f in found])))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #d72ee161
+ABLATION_SIZES = dict(
+    full=dict(**FULL, groups=72, repeats=3,
+              changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9],
+                           pixels=[64, 128], crystallites=[20., 30., 60., 80.], fields=[.6, .8, 1.5])),
+    reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1,
+                 changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
+    quick=dict(QUICK, crystals=100,
+               changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
 
 @experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=11)
 def ablation(run):
     "Every change on the same crystals"
-    size = run.size(full=dict(**FULL, groups=72, repeats=3,
-                              changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9], pixels=[64, 128], crystallites=[20., 30., 60., 80.],
-                                           fields=[.6, .8, 1.5])),
-                    reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1,
-                                 changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
-                    quick=dict(QUICK, crystals=100, changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
-    changes, found = ablation_changes(**size.changes), {}; seeds = run.seeds(size.repeats)
-    for name, change in changes.items():
+    size = run.size(**ABLATION_SIZES); changes, found = ablation_changes(**size.changes), {}
+    seeds = run.seeds(size.repeats)
+    for k, (name, change) in enumerate(changes.items()):
         def job(name, seed, *told): return _ablated(run, size, change, seed)
-        found[name] = [run.arrays(f'change-{list(changes).index(name)}-seed-{seed}', job, name, seed, size.crystals, size.epochs) for seed in seeds]
-    for name in found: assert all(np.array_equal(f['rows'], found['default'][0]['rows']) for f in found[name]), f'{name} answered other crystals'
-    return dict(changes={name: dict(against=changes[name].get('against', 'default'), **_change_scores(rows, found[changes[name].get('against', 'default')]))
-                         for name, rows in found.items()}, groups=list(class_set(size.groups)))
+        found[name] = [run.arrays(f'change-{k}-seed-{seed}', job, name, seed, size.crystals, size.epochs)
+                       for seed in seeds]
+        for f in found[name]:
+            assert np.array_equal(f['rows'], found['default'][0]['rows']), f'{name} answered other crystals'
+    told = {}
+    for name, rows in found.items():
+        base = changes[name].get('against', 'default')
+        told[name] = dict(against=base, **_change_scores(rows, found[base]))
+    return dict(changes=told, groups=list(class_set(size.groups)))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #25ad28dd
 def matched_split(
@@ -492,7 +528,7 @@ def prototypes(run):
                                          np.bincount(study.table.space_group,
                                                      minlength=231)[list(study.classes)].tolist()))))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #f8a605ac
+# %% ../nbs/45_paper_a_accuracy.ipynb #423b4f01
 def power_law(n, a, b, c): return a*np.asarray(n, float)**-b + c
 
 def fit_power_law(
@@ -502,7 +538,7 @@ def fit_power_law(
     at,         # numbers of crystals to extrapolate to
     draws:int=200, # repetitions with moved points
     seed:int=0
-)->dict:        # a, b, c, and for each of `at` the error and the middle 90 % of the repetitions; no constants if there is no fit
+)->dict:        # a, b, c, and for each of `at` the error, with the middle 90 % of the repetitions; residuals (k,)
     "Fit error = a n^-b + c, with 0 <= b <= 2 and 0 <= c < 1"
     from scipy.optimize import curve_fit
     n, errors, std = (np.asarray(v, float) for v in (n, errors, std)); std = np.maximum(std, 1e-4)
@@ -518,7 +554,7 @@ def fit_power_law(
     return dict(**constants, at={str(int(m)): dict(error=float(law(m, *best)), span=span([law(m, *w) for w in many]))
                                  for m in at}, residuals=(errors - law(n, *best)).tolist())
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #e1ab2bfb
+# %% ../nbs/45_paper_a_accuracy.ipynb #8b2b3a3c
 SHARES = (.05, .1, .2, .5, 1.) # of the learning part
 
 def curve_rows(
@@ -529,6 +565,7 @@ def curve_rows(
     "An even part of the learning rows"
     return study.learn[random_split(study.table.space_group[study.learn], (share,), seed)[0]]
 
+# %% ../nbs/45_paper_a_accuracy.ipynb #14eda7ee
 @experiment('learning-curve', paper='A',
             about='accuracy by the number of crystals learned from, and the power law that says what more would bring',
             needs='mp', minutes=5)
@@ -541,13 +578,15 @@ def learning_curve(run):
     for share in size.shares:
         rows = curve_rows(study, share, run.seed); epochs = round(size.epochs/share**.5)
         def job(share, key, epochs, seed):
-            return scores(answers(learned(run, study, seed=seed, epochs=epochs, rows=(rows, study.valid), **FOLDNET), study))
+            trained = learned(run, study, seed=seed, epochs=epochs, rows=(rows, study.valid), **FOLDNET)
+            return scores(answers(trained, study))
         found[str(share)] = dict(learned_from=len(rows), epochs=epochs,
                                  scores=mean_std([run.step(f'share-{share}-{seed}', job, share, study.key, epochs, seed)
                                                   for seed in seeds]))
     n = [f['learned_from'] for f in found.values()]; tests = next(iter(found.values()))['scores']['n']['value']
     every = int(np.isin(study.table.space_group, study.classes).sum()*PARTS[0]); fits = {}
     for score in ('top1', 'top5', 'diffraction_class_top1'):
-        wrong = np.array([1 - f['scores'][score]['value'] for f in found.values()]); std = np.sqrt(wrong*(1 - wrong)/tests)
+        wrong = np.array([1 - f['scores'][score]['value'] for f in found.values()])
+        std = np.sqrt(wrong*(1 - wrong)/tests)
         fits[score] = fit_power_law(n, wrong, std, sorted({2*n[-1], 10*n[-1], every, 10*every}), size.draws, run.seed)
     return dict(curve=found, fits=fits, all_crystals=every)

@@ -18,14 +18,18 @@ from .experiments import experiment, mean_std
 from .paper_a_accuracy import (FULL, LEARNING, PAPER_LEARNING, QUICK, REDUCED, answers, difference,
                                       gains_by_system, learned, make_study, scores)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #184d1908
+# %% ../nbs/46_paper_a_baselines.ipynb #4d8f1320
 SPOT, SHAPED = ('AlexNet', 'VGG', 'ResNet', 'DenseNet', 'Ziletti'), ('MSVGG', 'MSDN')
-PUBLISHED = {'MSDN': (80.12, .09), 'MSVGG': 73., 'best on spot patterns': 63.} # top-1, %, 72 groups; the second is 'about', the third 'below'
-PUBLISHED_GAIN = dict(trigonal=24.1, monoclinic=19.7, hexagonal=18.1, tetragonal=18.1, orthorhombic=13.7, cubic=4.8) # points
+# top-1, %, 72 groups; the second is 'about', the third 'below'
+PUBLISHED = {'MSDN': (80.12, .09), 'MSVGG': 73., 'best on spot patterns': 63.}
+PUBLISHED_GAIN = dict(trigonal=24.1, monoclinic=19.7, hexagonal=18.1, tetragonal=18.1, orthorhombic=13.7, # points
+                      cubic=4.8)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #b9452a8b
+# %% ../nbs/46_paper_a_baselines.ipynb #3688cda4
+# forms for 64 pixels and two cores
 NARROW = dict(AlexNet=dict(width=32, hidden=512), VGG=dict(width=16, hidden=512), MSVGG=dict(width=16, hidden=512),
-              ResNet=dict(depths=(2, 2, 2, 2), bottleneck=False, width=32), DenseNet=dict(depths=(3, 6, 12, 8), growth=16)) # forms for 64 pixels and two cores
+              ResNet=dict(depths=(2, 2, 2, 2), bottleneck=False, width=32),
+              DenseNet=dict(depths=(3, 6, 12, 8), growth=16))
 
 # %% ../nbs/46_paper_a_baselines.ipynb #32226528
 def paper_setting(
@@ -50,7 +54,7 @@ def choose_rate(
                          'smaller rates')
     return min(finite, key=finite.get)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #98107e3d
+# %% ../nbs/46_paper_a_baselines.ipynb #843ed401
 def study_network(
     run, study,      # `Run`, `Study`
     network:str,     # a key of `ARCHITECTURES`
@@ -63,9 +67,10 @@ def study_network(
 )->Trained:
     "A network of the comparison, trained or loaded"
     changes = paper_setting(network) if setting == 'paper' else tuned_setting(rate)
-    return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=NARROW.get(network, {}) if narrow else {},
-                   **changes)
+    form = NARROW.get(network, {}) if narrow else {}
+    return learned(run, study, network, seed=seed, epochs=epochs, rows=rows, model_args=form, **changes)
 
+# %% ../nbs/46_paper_a_baselines.ipynb #a649dcac
 def rate_loss(
     run, study, network,  # as for `study_network`
     rate:float,           # learning rate
@@ -75,7 +80,8 @@ def rate_loss(
 )->float:
     "Loss on validation crystals after a short training at a rate"
     rows = (study.learn[:: round(1/share)], study.valid)
-    return study_network(run, study, network, run.seed, rate, 'tuned', epochs, rows, narrow).card['log'][-1]['valid_loss']
+    trained = study_network(run, study, network, run.seed, rate, 'tuned', epochs, rows, narrow)
+    return trained.card['log'][-1]['valid_loss']
 
 def _judge(run, study, network, *args, **kwargs):
     "Scores of a network, its right answers, and its part of right answers among the validation crystals"
@@ -149,8 +155,9 @@ def baselines(run):
                 forms={n: NARROW.get(n, {}) if size.narrow else {} for n in kept}, crystals=_sizes_of(study),
                 classes=len(study.classes), published=PUBLISHED, published_gain=PUBLISHED_GAIN)
 
-# %% ../nbs/46_paper_a_baselines.ipynb #37c49a2e
-PUBLISHED_COMPLEXITY = {'MSDN': dict(parameters=1.54, flops=5.75), 'MSVGG': dict(parameters=128.85, flops=515.37)} # millions, as printed
+# %% ../nbs/46_paper_a_baselines.ipynb #6aff469d
+# millions, as printed
+PUBLISHED_COMPLEXITY = {'MSDN': dict(parameters=1.54, flops=5.75), 'MSVGG': dict(parameters=128.85, flops=515.37)}
 
 def training_bytes(
     model, # a network

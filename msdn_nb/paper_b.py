@@ -113,7 +113,7 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 seen=_score(path, new_draws(learned), n, seed=seed),
                 on_these_lattices={t: grid_ceiling(part) for t, part in parts.items()} if rational else None)
 
-# %% ../nbs/58_paper_b.ipynb #048ce9f0
+# %% ../nbs/58_paper_b.ipynb #06d92069
 def _reader_scores(system, n, seed):
     "Scores of a shipped reader on lattices of the test, on them and between nodes, and of the training of the network"
     from msdn_nb.indexing import load_reader
@@ -124,24 +124,31 @@ def _reader_scores(system, n, seed):
     scores = {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
     return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{'between': None} | scores)
 
-@experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings', minutes=130)
+# %% ../nbs/58_paper_b.ipynb #7d82dd2b
+@experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings',
+            minutes=130)
 def ulbd(run):
     "Our network for five systems and the reader; at full size trained for longer, and beside it the published network"
     size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000),
                               published=[*TABLE_1], published_samples=2_000_000),
                     reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 1500, 'trigonal+hexagonal': 1500,
-                                                    'orthorhombic': 2000, 'monoclinic': 200}, published=[], published_samples=0),
-                    quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100, readings={'cubic': 100, 'monoclinic': 2}))
+                                                    'orthorhombic': 2000, 'monoclinic': 200}, published=[],
+                                 published_samples=0),
+                    quick=dict(systems=['cubic', 'monoclinic'], times=0, tests=100,
+                               readings={'cubic': 100, 'monoclinic': 2}))
     found, published, read = {}, {}, {}
     for system in size.systems:
-        run.say(system); name = f'ulbd-{NAMES[system]}'; recipe = law_recipe(system, 'quick' if run.quick else '', run.quick)
-        recipe = replace(recipe, samples=512, epochs=1) if run.quick else replace(recipe, samples=size.times*recipe.samples)
+        run.say(system); name = f'ulbd-{NAMES[system]}'
+        recipe = law_recipe(system, 'quick' if run.quick else '', run.quick)
+        recipe = (replace(recipe, samples=512, epochs=1) if run.quick
+                  else replace(recipe, samples=size.times*recipe.samples))
         found[system] = run.step(name, _ulbd_scores, recipe, size.tests, run.seed, run.folder/name, run.full)
         read[system] = run.step(f'reader-{NAMES[system]}', _reader_scores, system, size.readings[system], run.seed)
     for system in size.published:
         run.say(f'{system}, published network'); name = f'ulbd-{NAMES[system]}-paper'
-        published[system] = run.step(name, _ulbd_scores, law_recipe(system, published=True, samples=size.published_samples),
-                                     size.tests, run.seed, run.folder/name, True)
+        published[system] = run.step(name, _ulbd_scores,
+                                     law_recipe(system, published=True, samples=size.published_samples), size.tests,
+                                     run.seed, run.folder/name, True)
     return dict(scores=found, readers=read, published_network=published, published=TABLE_1)
 
 # %% ../nbs/58_paper_b.ipynb #23fcc347
@@ -316,7 +323,7 @@ def _dataset_tests(run, size, system, real):
     made = run.arrays(f'{NAMES[system]}-gcdd', _cddd, random, np.arange(len(random)))
     return {**tests, 'GCDD': (made['patterns'], made['groups'])}, None
 
-# %% ../nbs/58_paper_b.ipynb #04b2a686
+# %% ../nbs/58_paper_b.ipynb #08fb9f58
 HEIGHTS = .01, .001, .0001 # weakest lines that a reader sees, as shares of the highest
 
 def reader_is_right(
@@ -330,17 +337,23 @@ def reader_is_right(
     from msdn_nb.lattices import PAPER_AXIS, law_lines
     from msdn_nb.powder import line_list
     low, high = PAPER_AXIS.q_range
-    family, cell, classes = crystal_family(crystal.space_group), cell_parameters(crystal.lattice), extinction_classes(system, 'free', 'd')
+    family, cell, classes = (crystal_family(crystal.space_group), cell_parameters(crystal.lattice),
+                             extinction_classes(system, 'free', 'd'))
     keys = lambda hkl: set(map(tuple, line_key(family, hkl).tolist()))
-    hkl, strength, metric = line_list(crystal, high); q2 = np.einsum('ni,ij,nj->n', hkl, metric, hkl.astype(float)); inside = q2 >= low*low
-    sine2 = q2[inside]*(PAPER_AXIS.wavelength/2)**2; height = strength[inside]/(sine2*np.sqrt(1 - sine2)); hkl = hkl[inside]
-    allowed = {c: keys(law_lines(c[0], cell, high + 1e-6)[0]) for c in classes if crystal_family(c[0]) == family}; found = []
+    hkl, strength, metric = line_list(crystal, high); q2 = np.einsum('ni,ij,nj->n', hkl, metric, hkl.astype(float))
+    inside = q2 >= low*low
+    sine2 = q2[inside]*(PAPER_AXIS.wavelength/2)**2; height = strength[inside]/(sine2*np.sqrt(1 - sine2))
+    hkl = hkl[inside]
+    allowed = {c: keys(law_lines(c[0], cell, high + 1e-6)[0]) for c in classes if crystal_family(c[0]) == family}
+    found = []
     for least in heights:
-        seen = keys(hkl[height > least*height.max()]); possible = {c: len(lines) for c, lines in allowed.items() if seen <= lines}
+        seen = keys(hkl[height > least*height.max()])
+        possible = {c: len(lines) for c, lines in allowed.items() if seen <= lines}
         best = [c for c, n in possible.items() if n == min(possible.values())]
         found.append(float(any(crystal.space_group in c for c in best)/max(1, len(best))))
     return found
 
+# %% ../nbs/58_paper_b.ipynb #4235f53a
 def _reader(table, rows, system):
     "How often that reader is right, and how many crystals have no standard cell or no line in range"
     from msdn_nb.crystal import CrystalError, standard_cell
@@ -348,7 +361,8 @@ def _reader(table, rows, system):
     for row in rows:
         try: found.append(reader_is_right(standard_cell(table[int(row)]), system))
         except (CrystalError, ValueError): pass
-    return dict(n=len(found), left_out=len(rows) - len(found), right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
+    return dict(n=len(found), left_out=len(rows) - len(found),
+                right={str(h): float(x) for h, x in zip(HEIGHTS, np.mean(found, 0))})
 
 # %% ../nbs/58_paper_b.ipynb #69ebb328
 @experiment('ulbd-datasets', paper='B',
@@ -464,36 +478,42 @@ def _crystal_answers(table, rows, any_instrument, without, seed, workers):
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32),
                 skipped=np.array(found.skipped), seconds=np.array(found.seconds))
 
-# %% ../nbs/58_paper_b.ipynb #d5521b4f
+# %% ../nbs/58_paper_b.ipynb #43748741
 def _crystal_scores(trained, answers):
     "Rates, calibration and abstention"
     from msdn_nb.evaluation import Evaluation, rate
     from msdn_nb.powder_model import extinction_class, powder_summary
-    found = Evaluation(trained.card['name'], trained.classes, answers['rows'], answers['target'], answers['probabilities'],
-                       int(answers['skipped']), float(answers['seconds']))
+    found = Evaluation(trained.card['name'], trained.classes, answers['rows'], answers['target'],
+                       answers['probabilities'], int(answers['skipped']), float(answers['seconds']))
     p, first = found.probabilities.max(1), found.ranks == 0; summary = powder_summary(found)
     systems = np.array([crystal_system(int(g)) for g in found.truth])
     by_system = {s: dict(top1=rate(first[systems == s]), top5=rate(found.ranks[systems == s] < 5))
                  for s in dict.fromkeys(map(str, sorted(systems)))}
-    silence = [dict(threshold=t, answered=float((p >= t).mean()), right=float(first[p >= t].mean()) if (p >= t).any() else None)
-               for t in np.round(np.arange(0, 1, .05), 2).tolist()]
+    silence = [dict(threshold=t, answered=float((p >= t).mean()), right=float(first[p >= t].mean()) if (p >= t).any()
+                    else None) for t in np.round(np.arange(0, 1, .05), 2).tolist()]
     sure = trained.knows(found.probabilities)
     return dict(n=len(first), skipped=found.skipped, top1=rate(first), top5=rate(found.ranks < 5),
-                crystal_system=summary['scores']['crystal_system_top1'], extinction_class=found.coarse_accuracy(extinction_class),
-                calibration_error=summary['scores']['ece'], reliability=summary['reliability'], confusions=summary['confusions'],
-                systems=by_system, silence=silence, answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
+                crystal_system=summary['scores']['crystal_system_top1'],
+                extinction_class=found.coarse_accuracy(extinction_class), calibration_error=summary['scores']['ece'],
+                reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system,
+                silence=silence, answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
-@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw', needs='mp', minutes=45)
+# %% ../nbs/58_paper_b.ipynb #82e85dc8
+@experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw',
+            needs='mp', minutes=45)
 def powder_mp(run):
     "The ideal instrument, and any; without lattices on trial, and without any crystals"
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
     rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
-    for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''), ('ideal_without_lattices', False, 'lattices'),
+    for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''),
+                                          ('ideal_without_lattices', False, 'lattices'),
                                           ('ideal_alone', False, 'memory')):
-        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} instrument{f", without {without}" if without else ""}')
-        scores[name] = _crystal_scores(trained, run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without, run.seed + 1,
-                                                           1 if run.quick else run.workers))
+        run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} '
+                f'instrument{f", without {without}" if without else ""}')
+        scores[name] = _crystal_scores(trained,
+                                       run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without,
+                                                  run.seed + 1, 1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
 # %% ../nbs/58_paper_b.ipynb #4e072536

@@ -753,17 +753,20 @@ def estimate_background(
         raise PowderError(f'{pattern.name or "pattern"}: it covers less than two bins of the axis; give a longer range')
     return np.interp(place, first + inside, _clipped(y, measured)[inside])
 
-# %% ../nbs/51_powder.ipynb #64e5e0cb
+# %% ../nbs/51_powder.ipynb #d3919c54
 def _drawn(path, n, seed):
     "`n` crystals of a Parquet file of structures at random"
     table = CrystalTable(path)
-    return [table[int(i)] for i in np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))]
+    return [table[int(i)]
+            for i in np.sort(np.random.default_rng(seed).choice(len(table), min(n, len(table)), replace=False))]
 
 def _spread_of(rows, key):
     "Median, 95th percentile and maximum of a column"
     values = [r[key] for r in rows]
-    return dict(median=float(np.median(values)), percentile_95=float(np.percentile(values, 95)), max=float(np.max(values)))
+    return dict(median=float(np.median(values)), percentile_95=float(np.percentile(values, 95)),
+                max=float(np.max(values)))
 
+# %% ../nbs/51_powder.ipynb #3df71e06
 def measure_powder(
     path,         # Parquet file of structures
     n:int=200,    # crystals
@@ -774,16 +777,18 @@ def measure_powder(
     begun, crystals = time.perf_counter(), _drawn(path, n, seed)
     lengths = atomic_factors('neutron')[0][:, 0]
     fit = [c for c in crystals if lengths[c.numbers].all()]
-    agreed = {'xray': [pymatgen_agreement(c) for c in crystals], 'neutron': [pymatgen_agreement(c, 'neutron') for c in fit]}
+    agreed = {'xray': [pymatgen_agreement(c) for c in crystals],
+              'neutron': [pymatgen_agreement(c, 'neutron') for c in fit]}
     keys = 'position', 'intensity', 'mean_intensity', 'r_factor'
     found = dict(n=len(crystals),
                  pymatgen={kind: dict(n=len(rows), lines=int(sum(r['lines'] for r in rows)),
                                       **{k: _spread_of(rows, k) for k in keys}) for kind, rows in agreed.items()},
-                 gemmi={kind: dict(n=len(group), f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f'))
-                        for kind, group in (('xray', crystals), ('neutron', fit))}, seed=seed, data_hash=data_hash(path),
-                 **run_facts(), wall_time_s=time.perf_counter() - begun,
-                 command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, seed={seed}, '
-                         f'out={(out and Path(out).name)!r})"')
+                 gemmi={kind: dict(n=len(group),
+                                   f_squared=_spread_of([dict(f=gemmi_difference(c, kind)) for c in group], 'f'))
+                        for kind, group in (('xray', crystals), ('neutron', fit))}, seed=seed,
+                 data_hash=data_hash(path), **run_facts(), wall_time_s=time.perf_counter() - begun,
+                 command=f'python -c "from msdn_nb.powder import measure_powder as m; m({Path(path).name!r}, n={n}, '
+                         f'seed={seed}, ' f'out={(out and Path(out).name)!r})"')
     if out is not None: write_json(out, found)
     return found
 

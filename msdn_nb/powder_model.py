@@ -56,7 +56,7 @@ def line_arrays(
     return (hkl.astype(np.int8), (strength/max(strength.max(initial=0),1e-12)).astype(np.float32),
             metric[np.triu_indices(3)].astype(np.float32))
 
-# %% ../nbs/57_powder_model.ipynb #35101835
+# %% ../nbs/57_powder_model.ipynb #86d652e4
 @dataclass(frozen=True,eq=False,repr=False)
 class Lines:
     "The lines of many crystals."
@@ -68,15 +68,19 @@ class Lines:
     row:np.ndarray       # (n,) int64, row of the table; -1 where the laws made the lines
     law:np.ndarray       # (n,) bool: made by the laws, strengths still to be drawn
     def __len__(self): return len(self.group)
-    def __repr__(self): return f'Lines({len(self):,} crystals, {self.law.sum():,} of them from laws; {len(self.strength):,} lines)'
+    def __repr__(self):
+        return f'Lines({len(self):,} crystals, {self.law.sum():,} of them from laws; {len(self.strength):,} lines)'
     def __add__(self, other): return join_lines([self,other])
 
+# %% ../nbs/57_powder_model.ipynb #e9c5c7d9
 def join_lines(
     parts, # list of `Lines`
 )->Lines:
     "One record of several."
-    ends = np.cumsum([0]+[p.offset[-1] for p in parts]); offset = np.concatenate([[0]]+[p.offset[1:]+e for p,e in zip(parts,ends)])
-    return Lines(offset.astype(np.int64),*(np.concatenate([getattr(p,f.name) for p in parts]) for f in fields(Lines)[1:]))
+    ends = np.cumsum([0]+[p.offset[-1] for p in parts])
+    offset = np.concatenate([[0]]+[p.offset[1:]+e for p,e in zip(parts,ends)])
+    return Lines(offset.astype(np.int64),
+                 *(np.concatenate([getattr(p,f.name) for p in parts]) for f in fields(Lines)[1:]))
 
 def pack_lines(
     found,    # list of what `line_arrays` gives
@@ -86,11 +90,12 @@ def pack_lines(
 )->Lines:
     "Line lists of single crystals in one record."
     n = len(found); offset = np.concatenate([[0],np.cumsum([len(s) for _,s,_ in found])]).astype(np.int64)
-    hkl, strength, metric = zip(*found) if n else ([np.zeros((0,3),np.int8)],[np.zeros(0,np.float32)],np.zeros((0,6),np.float32))
+    hkl, strength, metric = (zip(*found) if n else ([np.zeros((0,3),np.int8)],[np.zeros(0,np.float32)],
+                                                    np.zeros((0,6),np.float32)))
     return Lines(offset,np.concatenate(hkl),np.concatenate(strength),np.array(metric,np.float32).reshape(n,6),
                  np.array(groups,np.uint8).reshape(n),np.array(rows,np.int64).reshape(n),np.full(n,law))
 
-# %% ../nbs/57_powder_model.ipynb #b9c1b773
+# %% ../nbs/57_powder_model.ipynb #9a3c4a31
 def _line_job(job):
     "Lines of some crystals; one without a standard cell, without factors or without lines is left out."
     crystals, rows, symprec = job; found, groups, kept = [], [], []
@@ -100,6 +105,7 @@ def _line_job(job):
         if len(one[1]): found.append(one); groups.append(c.space_group); kept.append(row)
     return pack_lines(found,groups,kept)
 
+# %% ../nbs/57_powder_model.ipynb #30534dfc
 def cache_lines(
     table,              # `CrystalTable`
     rows,               # rows of it, ascending
@@ -109,9 +115,10 @@ def cache_lines(
     chunk:int=2000,     # rows in a file
 )->Path:
     "List the lines of a table's crystals, or go on listing them."
-    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); rows = np.asarray(rows); state = folder/'lines.json'
-    card = dict(data_hash=data_hash(table.path),rows=len(rows),first=int(rows[0]),last=int(rows[-1]),total=int(rows.sum()),
-                symprec=symprec,chunk=chunk)
+    folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); rows = np.asarray(rows)
+    state = folder/'lines.json'
+    card = dict(data_hash=data_hash(table.path),rows=len(rows),first=int(rows[0]),last=int(rows[-1]),
+                total=int(rows.sum()), symprec=symprec,chunk=chunk)
     if state.exists() and json.loads(state.read_text())!=card:
         raise CacheError(f'{folder} holds lines of another table or of other rows; delete the folder or name another')
     write_json(state,card); parts = [(folder/f'part-{i:05d}.npz',rows[i:i+chunk]) for i in range(0,len(rows),chunk)]
@@ -161,36 +168,42 @@ def _cell_of(metric):
     g = np.zeros((3,3)); g[np.triu_indices(3)] = metric
     return cell_parameters(np.linalg.cholesky(np.linalg.inv(g+np.triu(g,1).T)))
 
-# %% ../nbs/57_powder_model.ipynb #a1550fa4
+# %% ../nbs/57_powder_model.ipynb #e1805035
 def _borrowed_cell(metric, family, rng):
     "Cell parameters (6,) in the axes of the International Tables from a crystal's reciprocal metric, strained"
     p = _cell_of(metric)
     if family=='monoclinic': # b unique, beta obtuse
-        u = int(np.argmax(abs(p[3:]-90))); beta = max(p[3+u],180-p[3+u]); p = np.array([*p[[(u+1)%3,u,(u+2)%3]],90,beta,90])
+        u = int(np.argmax(abs(p[3:]-90))); beta = max(p[3+u],180-p[3+u])
+        p = np.array([*p[[(u+1)%3,u,(u+2)%3]],90,beta,90])
     p[:3] *= np.exp(.06*rng.standard_normal())
     if family!='cubic': p[2] *= np.exp(.1*rng.standard_normal())
-    if family in ('orthorhombic','monoclinic','triclinic'): p[:3] = p[:3][rng.permutation(3)]*np.exp(.05*rng.standard_normal(3))
+    if family in ('orthorhombic','monoclinic','triclinic'):
+        p[:3] = p[:3][rng.permutation(3)]*np.exp(.05*rng.standard_normal(3))
     if family=='cubic': p[:3] = p[0]
     if family in ('tetragonal','hexagonal'): p[1] = p[0]
     if family in ('cubic','tetragonal','orthorhombic'): p[3:] = 90
     if family=='hexagonal': p[3:] = 90,90,120
     return p
 
+# %% ../nbs/57_powder_model.ipynb #f7a60a59
 def law_made(
     lines:Lines, # of the crystals that lend their lattices: training crystals only
     n:int,       # how many lists
     seed:int=0,
 )->Lines: # strengths are multiplicities; intensities are drawn with each pattern
     "Lists of the lines that the laws allow, for groups drawn evenly."
-    rng = np.random.default_rng(seed); family = np.array([crystal_family(g) for g in range(1,231)]); of = family[lines.group.astype(int)-1]
-    pools = {f:np.flatnonzero(of==f) for f in np.unique(of)}; open_groups = [g for g in range(1,231) if family[g-1] in pools]; found, groups = [], []
+    rng = np.random.default_rng(seed); family = np.array([crystal_family(g) for g in range(1,231)])
+    of = family[lines.group.astype(int)-1]
+    pools = {f:np.flatnonzero(of==f) for f in np.unique(of)}
+    open_groups = [g for g in range(1,231) if family[g-1] in pools]; found, groups = [], []
     while len(found)<n:
         g = int(rng.choice(open_groups)); f = family[g-1]; p = _borrowed_cell(lines.metric[rng.choice(pools[f])],f,rng)
         if p[:3].max()>30 or np.prod(p[:3])>3000 or (f=='monoclinic' and p[4]<90.3): continue
         try: lattice = lattice_from_parameters(*p); hkl, count = law_lines(g,p,1.04*Q_MAX)
         except ValueError: continue # angles that close no cell
         if len(hkl)<3 or abs(hkl).max()>127: continue
-        found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)]))
+        found.append((hkl.astype(np.int8),(count/count.max()).astype(np.float32),
+                      np.linalg.inv(lattice@lattice.T)[np.triu_indices(3)]))
         groups.append(g)
     return pack_lines(found,groups,np.full(n,-1),True)
 
@@ -226,7 +239,7 @@ class Effects:
     varied_strain:float=.03     # instead of `strain`, where a crystal is varied for the standard instrument
     varied_grain:float=.35      # greatest standard deviation of ln(intensity) there
 
-# %% ../nbs/57_powder_model.ipynb #e54f1561
+# %% ../nbs/57_powder_model.ipynb #349f28e1
 def _as_tuples(effects):
     "Ranges of the cell (5), of instrument and sample (16), of the recording (6), and of varied crystals (2)"
     e = astuple(effects); return e[:5],e[5:21],e[21:27],e[27:]
@@ -238,6 +251,7 @@ def _standard():
     "The standard instrument: w, u, s, eta, K-alpha2, z, delta, grain, B, March's r, its axis, first and last angle"
     return STANDARD_WIDTH,0.,0.,0.,0.,0.,0.,0.,0.,1.,2.,5.,90.
 
+# %% ../nbs/57_powder_model.ipynb #1ea94003
 @fast_compiled
 def _draw(ranges, group):
     "Any instrument, in the same order"
@@ -875,7 +889,7 @@ def save_powder(
     return write_weights(model,recipe.name,folder,weights_path(recipe.base) if recipe.base else None,
                          in_bytes=BYTES if model.memory is not None else (),kind='powder',recipe=asdict(recipe),**card)
 
-# %% ../nbs/57_powder_model.ipynb #0446872d
+# %% ../nbs/57_powder_model.ipynb #c47d6f9f
 def load_powder(
     name='powder-230', # a shipped name, or the path of a .safetensors file with its .json beside it
 )->TrainedPowder:
@@ -883,16 +897,19 @@ def load_powder(
     def build(card):
         recipe = powder_recipe_from_dict(card['recipe']); net = PowderNet(**recipe.model_args)
         if 'remembered' in card:
-            net.memory = Memory(card['remembered'],net.head[2].out_features,card['block'],called_noisy=recipe.called_noisy)
+            net.memory = Memory(card['remembered'],net.head[2].out_features,card['block'],
+                                called_noisy=recipe.called_noisy)
             net.memory.judge,net.memory.lattice_judge = (make().requires_grad_(False) if card.get(k) else None
                                                          for make,k in ((Judge,'judged'),(LatticeJudge,'lattices')))
         return recipe,net
-    model,recipe,card = read_weights(name,'powder',build); return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
+    model,recipe,card = read_weights(name,'powder',build)
+    return TrainedPowder(model.to(memory_format=torch.channels_last),recipe,card)
 
 def shipped_powder()->list: # names
     "Powder models that came with the package."
     return shipped_weights('powder')
 
+# %% ../nbs/57_powder_model.ipynb #1b14f4d4
 @patch
 def alone(self:TrainedPowder)->TrainedPowder:
     "The network without its memory."
@@ -1283,17 +1300,20 @@ def train_measured(
     lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
 
-# %% ../nbs/57_powder_model.ipynb #0b0b5252
+# %% ../nbs/57_powder_model.ipynb #755f2bf9
 def measured_scores(
     probabilities, # (n, 230)
     groups,        # (n,) space groups
 )->dict: # rates with their standard deviations
     "Top-1, top-5, crystal system and extinction class of measured patterns."
     p, g = np.asarray(probabilities), np.asarray(groups,int); order = np.argsort(-p,1,kind='stable')+1
-    def coarse(label): names, q = pooled(p,[label(n) for n in range(1,231)]); return names[q.argmax(1)]==np.array([label(int(n)) for n in g])
-    return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),crystal_system=rate(coarse(crystal_system)),
-                extinction_class=rate(coarse(extinction_class)))
+    def coarse(label):
+        names, q = pooled(p,[label(n) for n in range(1,231)])
+        return names[q.argmax(1)]==np.array([label(int(n)) for n in g])
+    return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),
+                crystal_system=rate(coarse(crystal_system)), extinction_class=rate(coarse(extinction_class)))
 
+# %% ../nbs/57_powder_model.ipynb #b9a79e27
 def cross_validate_measured(
     trained:TrainedPowder,
     lines:Lines,          # of training crystals, and of laws
@@ -1309,9 +1329,11 @@ def cross_validate_measured(
     after = np.zeros((len(groups),230),np.float32)
     for f in range(folds):
         seen = fold!=f
-        one = learn_measured(trained,lines,arrays[seen],groups[seen],steps,Path(folder)/f'fold-{f}',repeats[seen],seed=seed+f,**settings)
+        one = learn_measured(trained,lines,arrays[seen],groups[seen],steps,Path(folder)/f'fold-{f}',repeats[seen],
+                             seed=seed+f,**settings)
         after[~seen] = powder_probabilities(one,arrays[~seen])[0]
     threshold, answered = confidence_threshold(after.max(1),after.argmax(1)+1==groups)
     return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,
                 know_measured=dict(wanted=.9,threshold=threshold,answered=answered),
-                before=measured_scores(powder_probabilities(trained,arrays)[0],groups),after=measured_scores(after,groups))
+                before=measured_scores(powder_probabilities(trained,arrays)[0],groups),
+                after=measured_scores(after,groups))

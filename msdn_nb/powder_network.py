@@ -178,9 +178,10 @@ class LawRecipe:
     def weights(self):
         return {g: population()[g] for g in self.groups} if self.prior == 'mp' else dict.fromkeys(self.groups, 1.)
 
-# %% ../nbs/53_powder_network.ipynb #7fc48f90
+# %% ../nbs/53_powder_network.ipynb #00c01d76
 _NAMES = {s: 'trihex' if '+' in s else s for s in GRIDS if s != 'triclinic'}
-_PAPER = dict(architecture='PowderCNN', labels='group', split='draw', fresh=False, lr=2e-4, schedule='constant', weight_decay=0.)
+_PAPER = dict(architecture='PowderCNN', labels='group', split='draw', fresh=False, lr=2e-4, schedule='constant',
+              weight_decay=0.)
 _SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 250_000, 'orthorhombic': 400_000,
             'monoclinic': 300_000}
 CELL_BINS = 80 # answers to the question for one number of the cell
@@ -192,9 +193,12 @@ def law_recipe_from_dict(
     d:dict # as `dataclasses.asdict` gives, or read back from JSON
 )->LawRecipe:
     "Rebuild a `LawRecipe` from plain values"
-    grid, model_args = ({k: tuple(v) if isinstance(v, list) else v for k, v in d[part].items()} for part in ('grid', 'model_args'))
-    return LawRecipe(**{**d, 'grid': LatticeGrid(**grid), 'model_args': model_args, 'edges': tuple(map(tuple, d.get('edges', ())))})
+    grid, model_args = ({k: tuple(v) if isinstance(v, list) else v for k, v in d[part].items()}
+                        for part in ('grid', 'model_args'))
+    return LawRecipe(**{**d, 'grid': LatticeGrid(**grid), 'model_args': model_args,
+                        'edges': tuple(map(tuple, d.get('edges', ())))})
 
+# %% ../nbs/53_powder_network.ipynb #b4d100cc
 def cell_spans(
     recipe:LawRecipe
 )->tuple: # (column of the cell, smallest, largest); angstrom and degrees
@@ -208,9 +212,11 @@ def build_law(
 )->nn.Module:
     "The untrained network of a recipe"
     kinds = dict(LawNet=LawNet, PowderCNN=PowderCNN)
-    if recipe.architecture not in kinds: raise ValueError(f'architecture {recipe.architecture!r}: give {" or ".join(kinds)}')
+    if recipe.architecture not in kinds:
+        raise ValueError(f'architecture {recipe.architecture!r}: give {" or ".join(kinds)}')
     beside = dict(beside=CELL_BINS*len(cell_spans(recipe))) if recipe.cell_share else {}
-    return kinds[recipe.architecture](len(recipe.classes if recipe.labels == 'class' else recipe.groups), **beside, **recipe.model_args)
+    return kinds[recipe.architecture](len(recipe.classes if recipe.labels == 'class' else recipe.groups), **beside,
+                                      **recipe.model_args)
 
 # %% ../nbs/53_powder_network.ipynb #1bc3ced8
 def label_table(

@@ -447,14 +447,15 @@ def from_prototypes()->Source:
         return _paged(pairs, 72)(cursor)
     return Source('prototypes', {}, pages)
 
-# %% ../nbs/02_sources.ipynb #6cb23775
+# %% ../nbs/02_sources.ipynb #1ebc66e8
 _ENDINGS = '.cif', '.mcif', '.vasp', '.poscar', '.json', '.xyz', '.extxyz', '.res', '.xsf', '.cell', '.gen', '.cfg'
 
 def _structure_files(folder, pattern):
     "Paths below a folder that match, sorted"
     found = sorted(p for p in folder.glob(pattern or '**/*') if p.is_file()
                    and not any(q.startswith('.') for q in p.relative_to(folder).parts))
-    return [p for p in found if pattern or p.suffix.lower() in _ENDINGS or p.name.upper().startswith(('POSCAR', 'CONTCAR'))]
+    return [p for p in found if pattern or p.suffix.lower() in _ENDINGS
+            or p.name.upper().startswith(('POSCAR', 'CONTCAR'))]
 
 def _read_named(path):
     "A crystal, with the file's name in what `read_crystal` warns of"
@@ -465,18 +466,21 @@ def _read_named(path):
         for w in told: warnings.warn(f'{path}: {w.message}')
     return crystal
 
+# %% ../nbs/02_sources.ipynb #9c073ac4
 def from_folder(
     folder,               # the folder to search
     pattern:str|None=None # which files, such as '**/*.cif'; structure files by their endings by default
 )->Source:
     "The structure files in a folder"
     folder = Path(folder)
-    if not folder.is_dir(): raise TableError(f'{folder}: this is no folder; name the folder in which the structure files lie')
+    if not folder.is_dir():
+        raise TableError(f'{folder}: this is no folder; name the folder in which the structure files lie')
     paths = _structure_files(folder, pattern)
     if not paths:
-        raise TableError(f'{folder}: no structure file here{f" matches {pattern}" if pattern else ""}; put CIF, POSCAR or pymatgen JSON files there, or name others with a pattern such as "**/*.txt"')
-    bare = [p.relative_to(folder).with_suffix('').as_posix() if p.suffix.lower() in _ENDINGS else p.relative_to(folder).as_posix()
-            for p in paths]
+        raise TableError(f'{folder}: no structure file here{f" matches {pattern}" if pattern else ""}; put CIF, POSCAR '
+                         'or pymatgen JSON files there, or name others with a pattern such as "**/*.txt"')
+    bare = [p.relative_to(folder).with_suffix('').as_posix() if p.suffix.lower() in _ENDINGS
+            else p.relative_to(folder).as_posix() for p in paths]
     names = [b if bare.count(b) == 1 else p.relative_to(folder).as_posix() for p, b in zip(paths, bare)]
     listing = hashlib.sha256('\n'.join(map(str, paths)).encode()).hexdigest()[:16]
     return Source('folder', dict(folder=str(folder.resolve()), pattern=pattern, files=len(paths), listing=listing),
