@@ -380,7 +380,7 @@ def newton_step(
     if not (np.isfinite(A).all() and np.isfinite(t).all()): return np.full(len(J), np.nan)
     return np.linalg.solve(A, t)
 
-# %% ../nbs/55_indexing.ipynb #39d4319e
+# %% ../nbs/55_indexing.ipynb #763aff60
 @compiled
 def up_to_last(
     weight,       # of the points, (points,)
@@ -412,7 +412,7 @@ def _lattice_fit(y, weight, forms, p, wavelength, low, high, start, step, sigma,
     return LatticeFit(order, line, place, sigmas, slopes/step, weight, last,
                       fit_lines(y, weight, place, sigmas, 4.5, False, ridge))
 
-# %% ../nbs/55_indexing.ipynb #bdaf1242
+# %% ../nbs/55_indexing.ipynb #bb1de2b2
 @compiled
 def _fitted(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "A metric refined on the first `most` reflections of a pattern"
@@ -460,7 +460,7 @@ def joined_lines(
         before, at[i] = place[i], n
     return at, place[:n + 1], heights[:n + 1], errors[:n + 1]
 
-# %% ../nbs/55_indexing.ipynb #6d16a389
+# %% ../nbs/55_indexing.ipynb #b75a30e2
 @compiled
 def _heights(y, weight, forms, p, wavelength, low, high, start, step, sigma, most):
     "Rows of the forms, the line of each, places (degrees), heights, errors, and the share of points that the fit misses by 2 % or more"
