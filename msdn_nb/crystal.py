@@ -206,7 +206,7 @@ def to_ase(self:Crystal):
     from ase import Atoms
     return Atoms(self.numbers, scaled_positions=self.frac_coords, cell=self.lattice, pbc=True)
 
-# %% ../nbs/01_crystal.ipynb #88486c4f
+# %% ../nbs/01_crystal.ipynb #d3cee047
 def _drawn_atoms(crystal):
     "Rows of the cell and their copies on opposite faces: row indices, fractional positions"
     shifts = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
@@ -215,6 +215,7 @@ def _drawn_atoms(crystal):
     row, _ = keep = np.nonzero((every < 1 + 1e-3).all(-1))
     return row, every[keep]
 
+# %% ../nbs/01_crystal.ipynb #68d0079f
 @patch
 def plot(self:Crystal,
     ax=None,               # matplotlib Axes to draw on; a new one by default
@@ -231,11 +232,14 @@ def plot(self:Crystal,
     corners = np.array([(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     for p in corners:
         for q in corners[(corners - p).sum(1) == 1]:
-            if (q - p).min() >= 0: ax.plot(*(np.array([p, q])@self.lattice@screen)[:, :2].T, color='.6', lw=.8, zorder=0)
+            if (q - p).min() < 0: continue
+            ax.plot(*(np.array([p, q])@self.lattice@screen)[:, :2].T, color='.6', lw=.8, zorder=0)
     row, frac = _drawn_atoms(self)
     x, y, depth = (frac@self.lattice@screen).T
     order, z = np.argsort(depth), self.numbers[row]
-    ax.scatter(x[order], y[order], s=(220*covalent_radii[z]/np.cbrt(self.volume/30))[order], c=colors.jmol_colors[z][order], alpha=self.occupancies[row][order], edgecolors='k', linewidths=.5, zorder=1)
+    size, colour, alpha = 220*covalent_radii[z]/np.cbrt(self.volume/30), colors.jmol_colors[z], self.occupancies[row]
+    ax.scatter(x[order], y[order], s=size[order], c=colour[order], alpha=alpha[order], edgecolors='k', linewidths=.5,
+               zorder=1)
     ax.set(title=self.name or self.formula, aspect='equal'); ax.margins(.1); ax.axis('off')
     return ax
 
@@ -449,9 +453,11 @@ def _parse_file(path):
     if suffix == '.json' or text.lstrip().startswith('{'): return _parse_json(text)
     return _parse_ase(path)
 
-# %% ../nbs/01_crystal.ipynb #561ca91f
+# %% ../nbs/01_crystal.ipynb #a227a7ff
 def read_crystal(
-    source,        # path of a .cif, .mcif, POSCAR, CONTCAR, .vasp, pymatgen .json or any file that ASE reads; a pymatgen `Structure`, `ase.Atoms` or `Crystal`
+    # path of a .cif, .mcif, POSCAR, CONTCAR, .vasp, pymatgen .json or any file that ASE reads; or a pymatgen `Structure`,
+    # `ase.Atoms` or `Crystal`
+    source,
     name:str=None  # what to call it; the file's stem by default
 )->Crystal:
     "A crystal from whatever holds one"

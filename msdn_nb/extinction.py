@@ -297,7 +297,7 @@ def _peak_limits(d_spacing, two_theta, wavelength, tolerance):
     sine = lambda angle: np.sin(np.radians(np.clip(angle, 1e-3, 180)/2))
     return tuple(wavelength/(2*sine(values + shift)) for shift in (0, width, -width))
 
-# %% ../nbs/50_extinction.ipynb #3e9abe6f
+# %% ../nbs/50_extinction.ipynb #6db53b8e
 def lattice_reflections(
     unit:gemmi.UnitCell,
     d_min:float # angstrom
@@ -308,7 +308,8 @@ def lattice_reflections(
         raise ExtinctionError(f'about {expected:.0f} reflections of the cell reach {d_min:.3f} angstrom: give fewer, '
                               'at larger d-spacings, or a smaller cell')
     hkl = gemmi.make_miller_array(unit, gemmi.SpaceGroup('P 1'), d_min*(1 - 1e-9), 0, True)
-    first = np.take_along_axis(hkl, (hkl != 0).argmax(1)[:, None], 1)          # of each pair, the one whose first index is positive
+    # of each pair, the one whose first index is positive
+    first = np.take_along_axis(hkl, (hkl != 0).argmax(1)[:, None], 1)
     hkl = np.ascontiguousarray(hkl*np.sign(first), dtype=np.int32)
     d = unit.calculate_d_array(hkl)
     order = np.lexsort([*-hkl.T[::-1], -np.round(d, 9)])
@@ -384,14 +385,14 @@ def _possible(unit, system):
                               f'International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
     return fits, name
 
-# %% ../nbs/50_extinction.ipynb #965a7c80
+# %% ../nbs/50_extinction.ipynb #38e96781
 def _as_indices(hkl):
     "Miller indices (n, 3) as whole numbers"
     wrong = ExtinctionError('hkl: give a list of reflections, three whole numbers each and not 0 0 0')
     try: found = np.atleast_2d(np.asarray(hkl, dtype=float))
     except (TypeError, ValueError): raise wrong from None
-    if found.ndim != 2 or found.shape[1] != 3 or not len(found) or (found != np.round(found)).any() or not found.any(1).all() or abs(found).max() > 1000:
-        raise wrong
+    if found.ndim != 2 or found.shape[1] != 3 or not len(found): raise wrong
+    if (found != np.round(found)).any() or not found.any(1).all() or abs(found).max() > 1000: raise wrong
     return np.ascontiguousarray(found, dtype=np.int32)
 
 # %% ../nbs/50_extinction.ipynb #21613708
@@ -448,14 +449,16 @@ def _evidence(self, number, most=4):
     positions = self.against[number]
     return '; '.join(map(one, positions[:most])) + (f'; {len(positions) - most} more' if len(positions) > most else '')
 
-# %% ../nbs/50_extinction.ipynb #698f0cb2
+# %% ../nbs/50_extinction.ipynb #14082365
 def _check_markdown(self):
     "The remaining classes and the excluded ones with the reflections against them"
     left, lost = len(self.remaining), len(self.unindexed)
-    head = f'{len(self.d_spacing)} observations, cell {", ".join(f"{x:g}" for x in self.cell)}: {left} of {len(self.against)} {self.system} groups remain.'
+    cell = ', '.join(f'{x:g}' for x in self.cell)
+    head = (f'{len(self.d_spacing)} observations, cell {cell}: {left} of {len(self.against)} {self.system} groups '
+            'remain.')
     if lost:
-        head += f' {lost} of them fit no reflection of the cell: d = {", ".join(f"{self.d_spacing[i]:.4f}" for i in self.unindexed[:8])}' + (' and more.'
-            if lost > 8 else '.')
+        spacings = ', '.join(f'{self.d_spacing[i]:.4f}' for i in self.unindexed[:8])
+        head += f" {lost} of them fit no reflection of the cell: d = {spacings}{' and more.' if lost > 8 else '.'}"
     if 2*lost > len(self.d_spacing):
         head += ' That is most of them: check the cell, the wavelength and the tolerance before reading on.'
     rows = []

@@ -98,11 +98,13 @@ def to_dict(self:Identification)->dict: # plain values
     return dict(input=self.input, model=self.model, kind=self.kind, candidates=candidates, crystal_systems=systems,
                 warnings=list(self.warnings), **(dict(undecided=self.undecided) if powder else {}))
 
-# %% ../nbs/60_identify.ipynb #d42e0a2e
+# %% ../nbs/60_identify.ipynb #ee7a00a4
 @patch
 def __repr__(self:Identification):
     best = self.candidates[0]
-    return f'Identification({Path(self.input).name!r}, {self.model}, {best.symbol} ({best.space_group}) {best.probability:.1%}{", undecided" if self.undecided else ""})'
+    doubt = ', undecided' if self.undecided else ''
+    return (f'Identification({Path(self.input).name!r}, {self.model}, {best.symbol} ({best.space_group}) '
+            f'{best.probability:.1%}{doubt})')
 
 @patch
 def _repr_markdown_(self:Identification):
@@ -349,13 +351,14 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
     return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, recipe.classes),
                 patterns=patterns, recipe=recipe, space_group=group)
 
-# %% ../nbs/60_identify.ipynb #472482cf
+# %% ../nbs/60_identify.ipynb #10fcb367
 def _reasons(candidates, probabilities, trained, unseen, against):
     "Why the model does not know; empty where it does"
     know, first = trained.card.get('know', {}), candidates[0]
     if trained.knows(probabilities[None])[0]: return [*unseen, *against]
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
-    weak = f"the first candidate has {100*first.probability:.0f} %, and only from {100*know['threshold']:.0f} % on are {100*know['wanted']:.0f} of 100 such answers right"
+    weak = (f"the first candidate has {100*first.probability:.0f} %, and only from {100*know['threshold']:.0f} % on are "
+            f"{100*know['wanted']:.0f} of 100 such answers right")
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     return [weak, *unseen, *against]
@@ -398,10 +401,14 @@ def _fitting_model(model, kind, source):
         raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind
 
-# %% ../nbs/60_identify.ipynb #2cb80ad9
+# %% ../nbs/60_identify.ipynb #73a8b3e8
 def identify(
-    source,                        # path of a structure, of a powder pattern or of a .npz of three images; `Crystal`, pymatgen `Structure`, `ase.Atoms`, `PowderPattern`; or three images x y z (paths or arrays)
-    model=None,                    # name of shipped weights, path of a .safetensors file, or a trained network; 'powder-230-measured' for powder patterns, else 'msdn-72', by default
+    # a structure: path, `Crystal`, pymatgen `Structure` or `ase.Atoms`; a powder pattern: path or `PowderPattern`; three
+    # images x y z: paths, arrays, or path of a .npz
+    source,
+    # name of shipped weights, path of a .safetensors file, or a trained network; 'powder-230-measured' for powder
+    # patterns, else 'msdn-72', by default
+    model=None,
     mc:int=0,                      # Monte Carlo dropout passes; 0 for one plain pass
     top:int=5,                     # candidates wanted
     grey:str|None=None,            # grey scale of images, 'linear' or 'log'; what the files state, else linear

@@ -49,7 +49,7 @@ class PowderPattern:
             raise PowderError(f'{what}: wavelength {self.wavelength!r}; give a positive number of angstrom, such '
                               'as 1.540593')
 
-# %% ../nbs/51_powder.ipynb #fc910f8f
+# %% ../nbs/51_powder.ipynb #ffc783c9
 @patch(as_prop=True)
 def q(self:PowderPattern)->np.ndarray:
     "Scattering vector 2 sin(theta)/wavelength = 1/d, shape (n,), 1/angstrom"
@@ -62,7 +62,9 @@ def d_spacing(self:PowderPattern)->np.ndarray:
 
 @patch
 def __repr__(self:PowderPattern):
-    return f'PowderPattern({self.name!r}, {len(self.two_theta):,} points, 2theta {self.two_theta[0]:g} to {self.two_theta[-1]:g}, {self.wavelength:g} angstrom)'
+    x = self.two_theta
+    return (f'PowderPattern({self.name!r}, {len(x):,} points, 2theta {x[0]:g} to {x[-1]:g}, '
+            f'{self.wavelength:g} angstrom)')
 
 # %% ../nbs/51_powder.ipynb #2ca3fcc7
 @patch
@@ -141,13 +143,13 @@ def _translations(frac, kind, share, tried, tolerance):
         found[c] = not missing
     return found
 
-# %% ../nbs/51_powder.ipynb #d9bfa824
+# %% ../nbs/51_powder.ipynb #7e883b31
 RADIATIONS = 'xray', 'neutron', 'electron'
 
 @lru_cache
 def atomic_factors(
     radiation:str='xray' # 'xray', 'neutron' or 'electron'
-)->tuple: # a, b: arrays (99, 5), row = atomic number; f = sum of a exp(-b q**2/4); electrons, femtometre or angstrom; b in square angstrom
+)->tuple: # a, b (99, 5), row = atomic number: f = sum of a exp(-b q**2/4), electrons, fm or angstrom; b in angstrom**2
     "Coefficients of the atomic factors; a row of zeros where nothing is tabulated"
     if radiation not in RADIATIONS: raise PowderError(f"radiation {radiation!r}: give 'xray', 'neutron' or 'electron'")
     if radiation != 'neutron': return factor_coefficients(radiation)
@@ -168,7 +170,7 @@ def _powers(x, most):
             u, v = u*c1 - v*s1, u*s1 + v*c1
     return c, s
 
-# %% ../nbs/51_powder.ipynb #d6af7db6
+# %% ../nbs/51_powder.ipynb #16aa281b
 @fast_compiled
 def _phase_sums(hkl, frac, share, first):
     "Sum of share exp(2 pi i hx) over the atoms first[k]..first[k+1] of each kind: real and imaginary parts (m, kinds); rows of the same h, k must be unbroken"
@@ -177,7 +179,8 @@ def _phase_sums(hkl, frac, share, first):
     ck, sk = _powers(frac[:, 1], bk)
     ch, sh, ck, sk = ch.T.copy(), sh.T.copy(), ck.T.copy(), sk.T.copy()
     cl, sl = _powers(frac[:, 2], bl)
-    kinds, x, y, c, s = len(first) - 1, np.empty(2*bl + 1), np.empty(2*bl + 1), np.empty(len(frac)), np.empty(len(frac)) # apart, so that the compiler sees no overlap
+    kinds, x, y = len(first) - 1, np.empty(2*bl + 1), np.empty(2*bl + 1)
+    c, s = np.empty(len(frac)), np.empty(len(frac)) # all apart, so that the compiler sees no overlap
     re, im = np.empty((len(hkl), kinds)), np.empty((len(hkl), kinds))
     i = 0
     while i < len(hkl):
@@ -365,12 +368,12 @@ def gemmi_difference(
                        for hkl in lines.members.tolist()])
     return float(abs(theirs - lines.member_f_squared).max()/theirs.max())
 
-# %% ../nbs/51_powder.ipynb #04ad1cee
+# %% ../nbs/51_powder.ipynb #4d7d9a5a
 def line_list(
     crystal:Crystal,             # in its standard cell, `space_group` set
     q_max:float=1.04*Q_MAX,      # largest 1/d, 1/angstrom
     radiation:str='xray'         # 'xray', 'neutron' or 'electron'
-)->tuple: # one hkl of each line (m, 3) int16; sum of |F|**2 over all its reflections (m,) float64; reciprocal metric (3, 3), 1/square angstrom; in order of q
+)->tuple: # hkl of each line (m, 3) int16, its sum of |F|**2 (m,), by q; reciprocal metric (3, 3), 1/square angstrom
     "Lines that stay together however the cell is strained within its crystal family"
     if crystal.space_group is None:
         raise PowderError(f'{crystal.name or crystal.formula}: the space group is not known; give the crystal as '
@@ -523,20 +526,21 @@ def powder_lines(
     with np.errstate(invalid='ignore', divide='ignore'): y = y*instrument.lorentz_polarisation(x)
     return x, np.where(np.isfinite(x) & (x < 180 - 1e-6), y, 0.)
 
-# %% ../nbs/51_powder.ipynb #f48f4647
+# %% ../nbs/51_powder.ipynb #8d1dacf5
 def line_agreement(
     x, y,            # two_theta (n,) in degrees and intensity (n,) of one list of lines
     x2, y2,          # of another
     gap:float=2e-3   # degrees; lines closer than that are taken together
-)->dict: # groups of lines; largest distance of a line, unless it is below a thousandth of the strongest, to the nearest of the other list (degrees); difference in intensity (per cent of the strongest), largest and mean; sum of differences over sum (per cent)
-    "How far two lists of lines differ"
+)->dict: # lines, position (degrees), intensity and mean_intensity (per cent of the strongest), r_factor (per cent)
+    "How far two lists of lines differ, in place (of lines above a thousandth of the strongest) and in intensity"
     x, y, x2, y2 = (np.asarray(v, float) for v in (x, y, x2, y2))
     place, source, power = (np.concatenate([x, x2]), np.repeat([0, 1], [len(x), len(x2)]),
                             np.concatenate([y/y.sum(), y2/y2.sum()]))
     order = np.argsort(place)
     group = np.empty(len(place), int); group[order] = np.cumsum(np.diff(place[order], prepend=-1) > gap) - 1
     total = np.zeros((2, group.max() + 1)); np.add.at(total, (source, group), power)
-    seen, seen2 = y > 1e-3*y.max(), y2 > 1e-3*y2.max()        # a fainter line may be missing from a list that was cut, as pymatgen's are
+    # a fainter line may be missing from a list that was cut, as pymatgen's are
+    seen, seen2 = y > 1e-3*y.max(), y2 > 1e-3*y2.max()
     def nearest(a, b): return abs(a[:, None] - b).min(1).max()
     difference = 100*abs(total[0] - total[1])
     return dict(lines=len(difference), position=float(max(nearest(x[seen], x2), nearest(x2[seen2], x))),
@@ -717,7 +721,7 @@ def clip_peaks(y, first, last, window, smooth, work, base):
             if v < work[j]: base[j] = v
         p = p - 1 if p <= 8 else p*7//8
 
-# %% ../nbs/51_powder.ipynb #2316c634
+# %% ../nbs/51_powder.ipynb #f92b768b
 def _clipped(y, measured):
     "Background of binned intensities, zero where nothing was measured"
     base = np.zeros(len(y))
@@ -729,7 +733,7 @@ def _clipped(y, measured):
 def to_axis(
     pattern:PowderPattern,   # simulated or measured
     background:bool=True     # whether to take the background out
-)->np.ndarray: # (3, 3072) float32: signed square root of the intensity, highest 1; its logarithm, 1 + log10(y)/5, above the noise; 1 where measured, else 0
+)->np.ndarray: # (3, 3072) float32: signed root, highest 1; 1 + log10(y)/5 above the noise; 1 where measured
     "What the network reads"
     y, measured = _bin_means(pattern)
     if background: y = np.where(measured, y - _clipped(y, measured), 0.)
