@@ -116,7 +116,7 @@ VACANCY_SIZES = {form: dict(SIZES[form], **MORE[form], **more) for form, more in
     full=dict(more_networks=[], tests=None, more_tests=None, draws=3, like_tests=None,
               **{k: CLASS_SIZES['full'][k] for k in ('like_crystals', 'like_epochs')}),
     reduced=dict(more_networks=['MSDN', 'MSVGG', 'Ziletti'], tests=8800, more_tests=16_000, draws=2,
-                 like_tests=5500, like_epochs=CLASS_SIZES['reduced']['like_epochs']),
+                 like_tests=12_000, like_epochs=CLASS_SIZES['reduced']['like_epochs']),
     quick=dict(more_networks=['MSDN'], tests=16, more_tests=16, draws=1, like_tests=0)).items()}
 
 def _asked_networks(run, size):
@@ -138,7 +138,7 @@ def _asked_networks(run, size):
 
 # %% ../nbs/48_paper_a_robustness.ipynb #6251ffdb
 @experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing',
-            needs='mp', minutes=55)
+            needs='mp', minutes=60)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
     size = run.size(**VACANCY_SIZES); found, weights = {}, {}
