@@ -9,12 +9,12 @@ __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', '
            'Pixels', 'HalfEdge', 'Crystallite', 'RawGrey', 'Threshold', 'Factor', 'SourceName', 'RecipeName',
            'TrainingTable', 'Epochs', 'Rate', 'Limit', 'Start', 'Cache', 'Substitute', 'Measured', 'laws', 'Axes', 'By',
            'System', 'AxesOption', 'ByOption', 'main', 'message', 'finish', 'one_job', 'group_inputs', 'input_name',
-           'figure_paths', 'write_figures', 'cell_numbers', 'identify', 'make_setup', 'write_patterns',
+           'check_figure', 'figure_paths', 'write_figures', 'cell_numbers', 'identify', 'make_setup', 'write_patterns',
            'make_instrument', 'write_powder', 'simulate', 'number_list', 'data', 'Task', 'command_text', 'train',
            'evaluate', 'bench', 'reproduce', 'classes', 'ceiling', 'check']
 
-# %% ../nbs/61_cli.ipynb #53433cde
-import contextlib, json, os, sys
+# %% ../nbs/61_cli.ipynb #4e4edcf3
+import contextlib, json, os, re, sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NamedTuple, Optional
@@ -105,9 +105,18 @@ def input_name(
     "What to call an input"
     return ' '.join(map(str, item)) if isinstance(item, list) else str(item)
 
-# %% ../nbs/61_cli.ipynb #1f30de9d
+# %% ../nbs/61_cli.ipynb #82359a17
 FIGURES = '.png', '.pdf', '.svg', '.jpg', '.jpeg', '.tif', '.tiff', '.webp'
 
+def check_figure(
+    target, # what --plot says, or None
+):
+    "Refuse a name that says no format"
+    if target and target.suffix.lower() not in FIGURES:
+        raise typer.BadParameter(f'{target}: no format for figures; use one of {", ".join(FIGURES)}',
+                                 param_hint='--plot')
+
+# %% ../nbs/61_cli.ipynb #ce27a44f
 def figure_paths(
     target:Path, # what --plot says
     names,       # of the inputs that have a figure
@@ -137,12 +146,12 @@ def write_figures(
         except (ValueError, OSError) as e: errors.append(message(e, path))
     return errors
 
-# %% ../nbs/61_cli.ipynb #86d1f4f6
+# %% ../nbs/61_cli.ipynb #3340addd
 def _table(found):
     "An answer as lines of text"
     from msdn_nb.symmetry import symbol
     lines, same = ([f'{found.input}  ({found.model}){": I do not know" if found.undecided else ""}'],
-                   'no pattern tells it from' if found.pattern is None else 'the same lines as')
+                   'same diffraction class' if found.pattern is None else 'the same lines as')
     for i, c in enumerate(found.candidates, 1):
         doubt = f' ± {100*c.std:4.1f}' if any(o.std for o in found.candidates) else ''
         alike = [f'{n} {symbol(n)}' for n in c.inseparable]
@@ -216,7 +225,7 @@ GreyOfImages = Annotated[Optional[Grey], typer.Option(
 Field = Annotated[Optional[float], typer.Option(
     min=1e-3, help="Half the edge of images in 1/angstrom; the model's if not given.", show_default=False)]
 
-# %% ../nbs/61_cli.ipynb #ea7001e4
+# %% ../nbs/61_cli.ipynb #d9232202
 @app.command()
 def identify(
     paths:Anything, model:AnyModel=None, wavelength:Anode=None, cell:Cell=None,
@@ -225,10 +234,7 @@ def identify(
     grey:GreyOfImages=None, field_of_view:Field=None, seed:Seed=0, as_json:Json=False,
 ):
     "Rank the space groups of structures, images or powder patterns."
-    if plot and plot.suffix.lower() not in FIGURES:
-        raise typer.BadParameter(f'{plot}: no format for figures; use one of {", ".join(FIGURES)}',
-                                 param_hint='--plot')
-    six = cell_numbers(cell)
+    check_figure(plot); six = cell_numbers(cell)
     def job():
         from msdn_nb.identify import load_model
         options = dict(mc=mc, top=top, grey=grey and Grey(grey).value, field_of_view=field_of_view, seed=seed,
@@ -922,21 +928,42 @@ def ceiling(
     rates = '  '.join(f"top-{i} {100*found[f'top{i}']:.1f} %" for i in range(1, k + 1))
     finish(found, f"{found['system']}: {found['groups']} groups, {found['classes']} classes  {rates}", as_json)
 
-# %% ../nbs/61_cli.ipynb #83226595
+# %% ../nbs/61_cli.ipynb #32c70a61
+def _values(line):
+    "Numbers of a line; a `ValueError` where it holds anything else, or a comma that may be a decimal one"
+    if re.search(r'\d,\d', line) and '.' not in line:
+        raise ValueError('a comma between digits may be a decimal comma; write 4.76, or put spaces between numbers')
+    return [float(x) for x in re.split(r'[\s,;]+', line.split('#')[0]) if x]
+
+def _is_heading(line):
+    "Does a line of a file begin with anything but a number?"
+    return not re.match(r'\s*[-+]?[\d.]', line)
+
 def _numbers(text, each=1):
     "Numbers from an option or from a text file it names (`each` columns of it), as rows if `each` is more than one"
     if text is None: return None
     try:
-        path = Path(text)
-        lines = path.read_text(encoding='utf-8').splitlines() if len(text) < 4096 and path.is_file() else None
-        rows = ([l.split('#')[0].replace(',', ' ').split()[:each] for l in lines] if lines is not None
-                else [text.replace(',', ' ').replace(';', ' ').split()])
-        found = [float(x) for row in rows for x in row]
-    except (OSError, ValueError): raise typer.BadParameter(f'{text!r}: give numbers, or a text file of them') from None
+        path = Path(text); is_file = len(text) < 4096 and path.is_file()
+        lines = path.read_text(encoding='utf-8').splitlines() if is_file else [text]
+        while is_file and lines and _is_heading(lines[0]): lines.pop(0)
+        if each == 3: lines = [re.sub(r'(?<=\d),(?=[-+]?\d)', ' ', l) for l in lines] # indices have no decimals
+        found = [x for l in lines for x in _values(l)[:each if is_file else None]]
+    except (OSError, ValueError) as e:
+        why = str(e) if 'comma' in str(e) else 'give numbers, or a text file of them that exists'
+        raise typer.BadParameter(f'{text!r}: {why}') from None
     if not found or len(found) % each: raise typer.BadParameter(f'{text!r}: give numbers, {each} for each reflection')
     return [found[i:i + each] for i in range(0, len(found), each)] if each > 1 else found
 
-# %% ../nbs/61_cli.ipynb #78eb0399
+# %% ../nbs/61_cli.ipynb #0a451a49
+def _draw_check(found, path):
+    "The verdict as a figure; it is there whole or not at all"
+    import matplotlib; matplotlib.use('Agg')
+    from msdn_nb.sources import written_beside
+    try:
+        with written_beside(path) as part: found.plot().figure.savefig(part, format=path.suffix[1:].lower(), dpi=150)
+    except (ValueError, OSError) as e: raise typer.BadParameter(message(e, path), param_hint='--plot') from None
+
+# %% ../nbs/61_cli.ipynb #0bce09ff
 @laws.command()
 def check(
     cell:Annotated[str, typer.Option(
@@ -947,7 +974,7 @@ def check(
     two_theta:Annotated[Optional[str],
                         typer.Option(help='Observed peak positions in degrees, or a text file (first column); needs '
                                           '--wavelength.')]=None,
-    wavelength:Annotated[Optional[float], typer.Option(help='In angstrom.')]=None,
+    wavelength:Annotated[Optional[str], typer.Option(help='In angstrom, or an anode such as Cu.')]=None,
     tolerance:Annotated[Optional[float],
                         typer.Option(help='Of two-theta in degrees (0.1), of d as a fraction (0.002).')]=None,
     system:Annotated[Optional[str],
@@ -957,11 +984,12 @@ def check(
 ):
     "Which space groups the observed reflections of a cell allow, and what speaks against each of the others."
     from msdn_nb.extinction import check_reflections
+    from msdn_nb.measured import wavelength_angstrom
+    check_figure(plot)
     try:
-        found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta), wavelength,
-                                  tolerance, None if system is None else _system(system), Axes(axes).value)
+        found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta),
+                                  None if wavelength is None else wavelength_angstrom(wavelength), tolerance,
+                                  None if system is None else _system(system), Axes(axes).value)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
-    if plot is not None:
-        import matplotlib; matplotlib.use('Agg')
-        found.plot().figure.savefig(plot, dpi=150)
+    if plot is not None: _draw_check(found, plot)
     finish(found.to_dict(), found._repr_markdown_(), as_json)

@@ -7,7 +7,7 @@ __all__ = ['IMAGES', 'TABLES', 'IdentifyError', 'Candidate', 'rank', 'system_pro
            'structure_patterns', 'check_image', 'grey_to_intensity', 'resample', 'image_patterns', 'holds_three',
            'input_kind', 'load_model', 'identify', 'joining_level']
 
-# %% ../nbs/60_identify.ipynb #494dcca1
+# %% ../nbs/60_identify.ipynb #6415975a
 import os, re, textwrap, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,8 +22,10 @@ from .training import Recipe, Trained, WeightsError, load_weights, pattern_image
 from .extinction import ExtinctionCheck
 from .powder import PowderPattern, to_axis
 from .measured import check_powder, looks_like_powder
-from .powder_model import PowderModelRecipe, TrainedPowder, load_powder, powder_probabilities, extinction_members
-from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, read_pattern, single_line,
+from .matching import is_exact
+from .powder_model import (PowderModelRecipe, TrainedPowder, extinction_members, load_powder,
+                                  powder_probabilities, relatives)
+from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks, read_pattern, single_line,
                                      structure_pattern, unseen_remarks)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
@@ -351,19 +353,27 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
     return dict(input=named, candidates=candidates, crystal_systems=system_probabilities(probabilities, recipe.classes),
                 patterns=patterns, recipe=recipe, space_group=group)
 
-# %% ../nbs/60_identify.ipynb #10fcb367
-def _reasons(candidates, probabilities, trained, unseen, against):
+# %% ../nbs/60_identify.ipynb #34a65a6a
+def _reasons(candidates, probabilities, trained, unseen, against, exact=False):
     "Why the model does not know; empty where it does"
     know, first = trained.card.get('know', {}), candidates[0]
+    right = (know.get('right') or (None, None))[0 if exact else 1] or know.get('wanted', 0)
     if trained.knows(probabilities[None])[0]: return [*unseen, *against]
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
-    weak = (f"the first candidate has {100*first.probability:.0f} %, and only from {100*know['threshold']:.0f} % on are "
-            f"{100*know['wanted']:.0f} of 100 such answers right")
+    weak = (f"the first candidate has {100*first.probability:.0f} %, and the model stands by its answers from "
+            f"{100*know['threshold']:.0f} % on, of which {100*right:.0f} of 100 are right for patterns "
+            f"{'without noise' if exact else 'of such instruments'}")
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
+    weak += '; a cell that is known (--cell) decides more, and so does a longer measurement of a purer sample'
     return [weak, *unseen, *against]
 
-# %% ../nbs/60_identify.ipynb #cb676ed0
+# %% ../nbs/60_identify.ipynb #8ecb8ba2
+def _other_phases(pattern, array, trained):
+    "What the lattice of the most similar known crystal leaves unexplained; nothing where the model knows no crystals"
+    if getattr(trained.model.memory, 'judge', None) is None: return [], []
+    return phase_remarks(pattern, relatives(trained, array, 1)[0]['cell'])
+
 def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     "What a powder model makes of a pattern or of a structure, as fields of `Identification`"
     recipe, group = trained.recipe, None
@@ -377,8 +387,9 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     probabilities, std = (o[0] for o in powder_probabilities(trained, array[None], mc, seed=seed))
     candidates = rank(probabilities, std, trained.classes, top, powder=True)
     check = None if cell is None else check_cell(pattern, cell)
-    remarks, against = ([], []) if check is None else cell_remarks(check, candidates[0].space_group)
-    reasons = _reasons(candidates, probabilities, trained, unseen, against)
+    if check is not None: remarks, against = cell_remarks(check, candidates[0].space_group)
+    else: remarks, against = _other_phases(pattern, array, trained) if kind == 'powder' else ([], [])
+    reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array))
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))
     for told in remarks: warnings.warn(told)
     _doubts(candidates, probabilities, recipe, group)
@@ -441,7 +452,7 @@ def joining_level(
         if n > best: best, level = n, threshold
     return level
 
-# %% ../nbs/60_identify.ipynb #f2038233
+# %% ../nbs/60_identify.ipynb #670b68b7
 def _typeset(text):
     "A Hermann-Mauguin symbol for matplotlib, with bars over the numbers"
     return '$' + re.sub(r'-(\d)', r'\\bar{\1}', text) + '$'
@@ -466,7 +477,7 @@ def plot_candidates(self:Identification,
         if len(others) > 6: others = [*others[:5], f'and {len(others) - 5} more']
         ax.text(1.24, y, '\n'.join(',  '.join(others[i:i + 2]) for i in range(0, len(others), 2)), va='center',
                 fontsize=8.5, color='#555555')
-    ax.text(1.24, -.6, 'no pattern tells it from' if self.pattern is None else 'the same lines as', fontsize=8.5,
+    ax.text(1.24, -.6, 'same diffraction class' if self.pattern is None else 'the same lines as', fontsize=8.5,
             color='#555555', va='bottom')
     ax.set_yticks(range(len(p)), [f'{c.space_group}  {_typeset(c.symbol)}' for c in self.candidates], fontsize=11)
     ax.set(xlim=(0, 1), ylim=(len(p) - .45, -.6), xlabel='probability'); ax.spines[['top', 'right']].set_visible(False)

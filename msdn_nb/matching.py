@@ -463,7 +463,7 @@ def _is_cell(g):
 # %% ../nbs/56_matching.ipynb #d5760d43
 @compiled
 def _within_sphere(family, g, low, q, hkl, length):
-    "Fill in one of each set of reflections that the family makes equal, and their lengths; how many, or -1 if they are too many"
+    "Fill in one or two of each set of reflections that the family makes equally long, and their lengths; how many, or -1 if they are too many"
     d, n = _determinant(g), 0
     a, b, c = (int(q*math.sqrt((g[3]*g[5] - g[4]*g[4])/d)), int(q*math.sqrt((g[0]*g[5] - g[2]*g[2])/d)),
                int(q*math.sqrt((g[0]*g[3] - g[1]*g[1])/d)))
@@ -844,7 +844,7 @@ def _first_width(y):
 def is_exact(
     array, # (3, 3072) on the network's axis
 )->bool:
-    "Is a pattern free of counting noise? Nothing of it lies below zero."
+    "Is a pattern free of counting noise? Hardly anything of it lies below zero."
     return bool((np.asarray(array[0]) < 0).sum() <= 20 and (np.asarray(array[0]) > 0).any())
 
 # %% ../nbs/56_matching.ipynb #8d0d9cac

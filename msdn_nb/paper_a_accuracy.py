@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study', 'study_rows',
-           'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe', 'network_name', 'training_log', 'learned',
-           'answers', 'scores', 'fold_rows', 'classes', 'like_paper_network', 'difference', 'gains_by_system',
-           'add_norm', 'Variant', 'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes',
-           'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
+           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study',
+           'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe', 'network_name',
+           'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'like_paper_network',
+           'varied_network', 'classes', 'difference', 'gains_by_system', 'add_norm', 'Variant', 'ablation_changes',
+           'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
+           'learning_curve']
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #b01fcaee
+# %% ../nbs/45_paper_a_accuracy.ipynb #50b24753
 import csv, hashlib, json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,8 +21,9 @@ from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
 from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .models import MSDN
-from .training import (ARCHITECTURES, Recipe, Trained, cache_patterns, load_weights, open_cache, save_weights,
-                              train)
+from .training import (ARCHITECTURES, Disturbance, Recipe, Trained, build_model, cache_patterns, load_weights,
+                              open_cache, save_weights, take_weights, train)
+from .substitution import Variation, likely_substitutes
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
 
@@ -122,7 +124,7 @@ FULL = dict(crystals=None, pixels=256, epochs=100)  # all entries, at the paper'
 LEARNING = dict(lr=2e-3, weight_decay=1e-7, label_smoothing=0., batch_size=32)
 PAPER_LEARNING = dict(lr=1e-5, weight_decay=1e-7, label_smoothing=0., batch_size=32, schedule='flat', decoupled=False)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #738648b5
+# %% ../nbs/45_paper_a_accuracy.ipynb #1b3e447d
 def study_recipe(
     study:Study,
     architecture,  # 'MSDN', 'MSVGG' and other names in MS... see shaped patterns, all others plain ones
@@ -142,15 +144,18 @@ def network_name(
     recipe:Recipe,
     rows=None,    # (training rows, validation rows) in place of the study's
     start='',     # name of the network it starts from
-    seed:int=0    # of the weights and of the order of the crystals
+    seed:int=0,   # of the weights and of the order of the crystals
+    versions=()   # folders of patterns of its crystals, varied
 )->str:
     "A name that differs whenever anything differs"
     rows = [hashlib.sha256(np.asarray(r, np.int64).tobytes()).hexdigest() for r in rows or (study.learn, study.valid)]
-    told = json.dumps(plain([study.key, asdict(replace(recipe, name='')), rows, start]), sort_keys=True)
+    told = [study.key, asdict(replace(recipe, name='')), rows, start]
+    if versions: told.append([json.loads((Path(v)/'cache.json').read_text())['varied'] for v in versions])
+    told = json.dumps(plain(told), sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:10]
     return f'{recipe.architecture}-{len(recipe.classes)}-{study.pixels}px-{key}-seed-{seed}'
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #881fe140
+# %% ../nbs/45_paper_a_accuracy.ipynb #4a9c036c
 def training_log(
     folder # of a training
 )->list:   # a dict of numbers for each epoch; `minutes` is its time
@@ -158,9 +163,10 @@ def training_log(
     with open(Path(folder)/'log.csv', newline='') as file: rows = [*csv.DictReader(file)]
     clock = lambda text: sum(float(part)*60**i for i, part in enumerate(reversed(text.split(':'))))/60
     kept = 'train_loss', 'valid_loss', 'top_1', 'top_5'
+    if rows and rows[0].get('train_top_1'): kept = *kept, 'train_top_1'
     return [{'epoch': int(r['epoch']) + 1, **{k: float(r[k]) for k in kept}, 'minutes': clock(r['time'])} for r in rows]
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #463a16e0
+# %% ../nbs/45_paper_a_accuracy.ipynb #227471d8
 def learned(
     run,                 # `Run`
     study:Study,
@@ -170,17 +176,18 @@ def learned(
     shaped=None,         # as in `study_recipe`
     start=None,          # `Trained` to start from; what fits is taken over
     rows=None,           # (training rows, validation rows) in place of the study's
+    versions=(),         # folders of patterns of its crystals, varied; see `study_versions`
     **changes            # fields of the recipe
 )->Trained:
     "Train a network on a study, or load it if that has been done"
     recipe = study_recipe(study, architecture, epochs, shaped, **changes); rows = rows or (study.learn, study.valid)
     begun, state = (start.card['name'], start.model.state_dict()) if start else (None, None)
-    name = network_name(study, recipe, rows, begun or '', seed); recipe = replace(recipe, name=name)
+    name = network_name(study, recipe, rows, begun or '', seed, versions); recipe = replace(recipe, name=name)
     folder = study.networks/name; path = folder/f'{name}.safetensors'
     if not path.exists():
         run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
         learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
-                      cache=study.folder)
+                      cache=study.folder, versions=versions)
         save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
                      started_from=begun, log=training_log(folder))
         (folder/'checkpoint.pt').unlink(missing_ok=True)
@@ -270,19 +277,87 @@ def _rotation(run, study, size, seed):
         trained = learned(run, study, 'MSDN', seed, size.fold_epochs, start=trained, rows=rows, **turn)
     return dict(folds=10, turns=turns)
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #d4d299b6
+# %% ../nbs/45_paper_a_accuracy.ipynb #839c27fd
+def study_versions(
+    run,         # `Run`
+    study:Study,
+    n:int        # how many
+)->list:         # folders
+    "Patterns of the crystals that a study learns from, varied `n` times"
+    recipe, found = replace(study_recipe(study, 'MSDN'), name=f'study {study.key}, varied'), []
+    likely_substitutes() # once, before processes divide
+    for k in range(1, n + 1):
+        folder = study.folder.parent/f'patterns-{study.key}-varied-{k}'
+        if not folder.exists(): run.say(f'version {k} of {len(study.learn):,} crystals')
+        found.append(cache_patterns(study.table, study.learn, recipe, folder, run.workers, varied=Variation(seed=k)))
+    return found
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #13dfea20
+def among(
+    trained:Trained,
+    classes # space groups that it knows, ascending
+)->Trained: # its probabilities, of these groups alone, sum to one
+    "A network that may only answer with some of its groups"
+    if unknown := sorted(set(classes) - set(trained.recipe.classes)):
+        raise ValueError(f'{trained.card["name"]} does not know groups {unknown}; give some of those it knows')
+    recipe = replace(trained.recipe, classes=tuple(classes)); model = build_model(recipe)
+    take_weights(model, trained.model.state_dict(), recipe.classes, trained.recipe.classes)
+    return Trained(model.eval(), recipe, dict(trained.card, asked_among=list(classes)))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #639e98a1
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
-              fold_epochs=100),
+              fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49]),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
-                 like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}),
+                 like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
-               folds=2))
+               folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[]))
 
+# %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
+def like_paper_network(
+    run,           # `Run`
+    size,          # of the run: like_crystals, like_epochs, pixels
+    groups:int=72  # a key of size.like_epochs
+)->tuple:          # `Trained`, and the `Study` that it learned from
+    "The network of `classes` on entries like the paper's; trained only where that experiment has not trained it"
+    study = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
+    one = lambda n, start: learned(run, study(n), 'MSDN', run.seed, size.like_epochs[str(n)], start=start)
+    first = one(8, None)
+    return first if groups == 8 else one(groups, first), study(groups)
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #571c2391
+VARIED = dict(lr=LEARNING['lr']/2, disturb=Disturbance(halo_chance=0., counts_chance=0.))
+
+def varied_network(
+    run,           # `Run`
+    size,          # of the run: as for `like_paper_network`, and `varied`
+    groups:int=72  # a key of size.varied
+)->tuple:          # `Trained`, and the `Study` that it learned from
+    "The network of `like_paper_network` after more epochs with varied crystals"
+    first, study = like_paper_network(run, size, groups); how = size.varied[str(groups)]
+    return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first,
+                   versions=study_versions(run, study, how['versions']), **VARIED), study
+
+def _varied_scores(run, size):
+    "Scores of the networks that went on with varied crystals, of their own groups and among fewer"
+    def job(groups, key, how, asked):
+        trained, study = varied_network(run, size, groups); known = some_rows(study.learn, len(study.test), run.seed)
+        told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
+        fewer = {n: make_study(run, n, size.like_crystals, size.pixels, run.seed, True) for n in asked}
+        return dict(**told, log=trained.card['log'], networks=[trained.card['name']], among={
+            str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})
+    return {n: dict(how, **run.step(f'varied-{n}', job, int(n), size.like_crystals, how, size.asked))
+            for n, how in size.varied.items()}
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #28da6aa0
+LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', 'varied', 'pixels') if k in size}, **more)
+              for (form, size), more in zip(CLASS_SIZES.items(), (dict(like_groups=72), {}, dict(like_groups=8)))}
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #afa03509
 @experiment('classes', paper='A',
             about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
-            needs='mp', minutes=240)
+            needs='mp', minutes=340)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
     size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]
@@ -298,21 +373,9 @@ def classes(run):
                          lambda n, how: size.like_epochs[str(n)], lambda n, seed: False)
     data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
             'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in like_sizes}}
-    return dict(scores={'all': found, 'like the paper': like},
+    return dict(scores={'all': found, 'like the paper': like}, varied=_varied_scores(run, size),
                 rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
                 like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
-def like_paper_network(
-    run,           # `Run`
-    size,          # of the run: like_crystals, like_epochs, pixels
-    groups:int=72  # a key of size.like_epochs
-)->tuple:          # `Trained`, and the `Study` that it learned from
-    "The network of `classes` on entries like the paper's; trained only where that experiment has not trained it"
-    study = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
-    one = lambda n, start: learned(run, study(n), 'MSDN', run.seed, size.like_epochs[str(n)], start=start)
-    first = one(8, None)
-    return first if groups == 8 else one(groups, first), study(groups)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
 def difference(

@@ -9,7 +9,7 @@ __all__ = ['BINS', 'SURE', 'DOUBTFUL', 'ASKED_ECE', 'GROUP_SIZES', 'CASES', 'POW
            'system_gains', 'groups', 'packed', 'unpacked', 'case_patterns', 'alike', 'cases', 'latent_facts',
            'drawn_map', 'usual_crystals', 'network_redundancy', 'latent']
 
-# %% ../nbs/47_paper_a_answers.ipynb #6dc90381
+# %% ../nbs/47_paper_a_answers.ipynb #af3b1070
 import base64, io
 from collections import Counter
 from dataclasses import replace
@@ -28,8 +28,8 @@ from .evaluation import Evaluation, expected_calibration_error, rate, ranks, rel
 from .latent import (compare_distances, feature_maps, features, latent_map, mosaic, neighbour_distances,
                             redundancy)
 from .experiments import ExperimentError, experiment
-from .paper_a_accuracy import (QUICK, REDUCED, answers, difference, gains_by_system, learned, make_study,
-                                      study_patterns)
+from .paper_a_accuracy import (FULL, LIKE_SIZES, QUICK, REDUCED, answers, difference, gains_by_system, learned,
+                                      make_study, study_patterns, varied_network)
 from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT
 
 # %% ../nbs/47_paper_a_answers.ipynb #e74dd23c
@@ -299,11 +299,11 @@ def _compare_networks(run, size):
                        gain=system_gains(found['MSDN'], found[best]),
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 
-# %% ../nbs/47_paper_a_answers.ipynb #5e8971b9
+# %% ../nbs/47_paper_a_answers.ipynb #99bb998b
 GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
-                             study=dict(crystals=None, pixels=256, epochs=1000)),
-                   reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
-                   quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK))
+                             study=FULL, **LIKE_SIZES['full']),
+                   reduced=dict(LIKE_SIZES['reduced'], repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
+                   quick=dict(LIKE_SIZES['quick'], crystals=64, baselines=('Ziletti',), study=QUICK))
 
 def _shipped_answers(run, crystals):
     "`Evaluation` of msdn-72 on its test crystals"
@@ -313,7 +313,19 @@ def _shipped_answers(run, crystals):
     target = np.searchsorted(labels, run.table.space_group[told['rows']])
     return Evaluation('msdn-72', labels, told['rows'], target, softmax(told['logits']/trained.temperature, 1), 0, 1.)
 
-# %% ../nbs/47_paper_a_answers.ipynb #d6efdf85
+# %% ../nbs/47_paper_a_answers.ipynb #c20eedde
+def _like_the_paper(run, size):
+    "By group and system: the paper's network on all entries like the paper's"
+    def job(groups, like_crystals, like_epochs, varied):
+        trained, study = varied_network(run, size, groups); found = answers(trained, study)
+        few = tuple(g for g in class_set(49) if g in study.classes)
+        sets = {str(len(study.classes)): found, **({str(len(few)): narrowed(found, few)} if groups > 49 else {})}
+        told = {k: by_group(e) for k, e in sets.items()}
+        return dict(network=trained.card['name'], scores=told, swapped={k: swapped(t['wrong']) for k, t in told.items()},
+                    diffraction={k: by_diffraction_class(e, 'fixed') for k, e in sets.items()})
+    return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.like_epochs, size.varied)
+
+# %% ../nbs/47_paper_a_answers.ipynb #629d4070
 @experiment('groups', paper='A', needs='mp', minutes=16,
             about='accuracy by group, crystal system and diffraction class, and the gain over the best spot network')
 def groups(run):
@@ -331,6 +343,7 @@ def groups(run):
                 paper_network={k: by_group(narrowed(found['MSDN'][0], class_set(int(k)))) for k in sets},
                 shipped_gain={n: system_gains([mine]*len(v), v) for n, v in beside.items()},
                 swapped={n: swapped(w) for n, w in wrong.items()}, systems=CRYSTAL_SYSTEMS,
+                like_the_paper=_like_the_paper(run, size),
                 published=dict(gain=PUBLISHED_GAIN))
 
 # %% ../nbs/47_paper_a_answers.ipynb #601639db
@@ -487,13 +500,13 @@ def _study_maps(run, study, architecture, epochs, rows, some, narrow):
                 pictures=_map_pictures(trained, study_patterns(study, rows)[0]),
                 redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
 
-# %% ../nbs/47_paper_a_answers.ipynb #e30bf029
+# %% ../nbs/47_paper_a_answers.ipynb #f8502d33
 @experiment('latent', paper='A',
             about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp',
             minutes=9)
 def latent(run):
     "Features of training and test crystals, and maps of two networks of the paper"
-    size = run.size(full=dict(training=20_000, test=None, study=dict(crystals=None, pixels=256, epochs=1000),
+    size = run.size(full=dict(training=20_000, test=None, study=FULL,
                               averaged=200, narrow=False),
                     reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48, narrow=True),
                     quick=dict(training=48, test=24, study=QUICK, averaged=2))

@@ -107,8 +107,8 @@ def _steps(run, study, size, of=''):
                           setting, epochs, narrow=size.narrow)
     return tune, judge
 
-# %% ../nbs/46_paper_a_baselines.ipynb #bbd4b7b1
-BASELINE_SIZES = dict(full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3],
+# %% ../nbs/46_paper_a_baselines.ipynb #3a5cc517
+BASELINE_SIZES = dict(full=dict(**FULL, networks=[*SPOT, *SHAPED], narrow=False, rates=[1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
                                 tune_epochs=10, tune_share=1., tuned_epochs=100, repeats=3, rest=3, more=None,
                                 more_epochs=0),
                       reduced=dict(**{**REDUCED, 'epochs': 1}, narrow=True, rates=[3e-4, 1e-3, 3e-3], tune_epochs=2,

@@ -1108,7 +1108,7 @@ def powder_summary(
     "`Evaluation.summary` with the extinction classes, which is what powder lines can tell."
     return dict(scored.summary(),extinction_class_top1=scored.coarse_accuracy(extinction_class))
 
-# %% ../nbs/57_powder_model.ipynb #d325d629
+# %% ../nbs/57_powder_model.ipynb #f843832a
 def finish_powder(
     model,                     # a trained `PowderNet`
     recipe:PowderModelRecipe,
@@ -1127,14 +1127,14 @@ def finish_powder(
     jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256)))
     known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
-    scored = evaluate_powder(trained,table,test,workers)
-    rough = evaluate_powder(trained,table,test,workers,recipe.effects,seed+1)
+    scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
+    answered = answered_rates(trained,scored,rough); known['know']['right'] = [a['right'] and a['right']['value'] for a in answered]
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
                  scores_effects=dict(rough.to_dict(),extinction_class_top1=rough.coarse_accuracy(extinction_class)))
     record = dict(name=recipe.name,standard=powder_summary(scored),effects=powder_summary(rough),
-                  answered=answered_rates(trained,scored,rough),seeds=dict(split=seed,instruments=seed+1),
+                  answered=answered,seeds=dict(split=seed,instruments=seed+1),
                   wall_time=time.perf_counter()-start,**training_facts(),
                   **{k:v for k,v in facts.items() if 'scores' not in k},**card)
     if results: write_json(Path(results),record)

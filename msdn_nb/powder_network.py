@@ -520,7 +520,7 @@ def evaluate_law(
     answers, groups = zip(*[(law_answers(trained, b.patterns), b.space_group) for b in batches])
     return score_answers(np.concatenate(answers)[:n], np.concatenate(groups)[:n], recipe, seed)
 
-# %% ../nbs/53_powder_network.ipynb #6f17e67f
+# %% ../nbs/53_powder_network.ipynb #91145d0f
 def save_law(
     model,            # trained network
     recipe:LawRecipe, # its name is the file's
@@ -535,7 +535,7 @@ def law_weights()->list: # names
     return shipped_weights('laws')
 
 def load_law(
-    name:str='ulbd-cubic' # a shipped name, or the path of a .safetensors file with its .json beside it
+    name:str # path of a .safetensors file with its .json beside it, or a name in the folder of the shipped weights
 )->Trained:
     "Network, recipe and card, ready to answer"
     def build(card): recipe = law_recipe_from_dict(card['recipe']); return recipe, build_law(recipe)

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'METHODS', 'rare_groups', 'volume_ratio', 'substitute', 'likely_substitutes', 'draw_mapping',
-           'Substituted', 'populate', 'substituted_table', 'extra_crystals']
+           'Substituted', 'populate', 'allowed_strain', 'Variation', 'substituted_table', 'extra_crystals']
 
-# %% ../nbs/31_substitution.ipynb #0cbde259
+# %% ../nbs/31_substitution.ipynb #7ac10920
 import hashlib, json, time
+from binascii import crc32
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from .symmetry import class_set, population
-from .crystal import Crystal, CrystalError, write_json
+from .symmetry import CRYSTAL_SYSTEMS, class_set, population, systems_of
+from .crystal import Crystal, CrystalError, standard_cell, write_json
 from .sources import CrystalTable, crystal_row, data_hash, write_crystals
 from .training import CacheError, cache_features, cache_patterns, open_cache, spread
 
@@ -175,6 +176,48 @@ def populate(
     return Substituted(made,np.concatenate(parents) if parents else np.zeros(0,int),before,
                        {g:n+new[g] for g,n in before.items()},method,counts['tried'],counts['changed'],
                        counts['repeated'],time.perf_counter()-start)
+
+# %% ../nbs/31_substitution.ipynb #586a576c
+def allowed_strain(
+    strain,           # symmetric, shape (3, 3), on the Cartesian axes
+    crystal:Crystal,  # in the standard setting, with its space group
+)->np.ndarray: # (3, 3)
+    "The part of a strain that keeps the space group"
+    system = systems_of([crystal.space_group])[0]
+    if system=='triclinic': return np.array(strain,float)
+    if system=='monoclinic': # its axis is at right angles to both others
+        edges = crystal.lattice/np.linalg.norm(crystal.lattice,axis=1,keepdims=True)
+        axis = edges[np.abs(edges@edges.T-np.eye(3)).sum(1).argmin()]
+        turn = 2*np.outer(axis,axis)-np.eye(3); return (strain+turn@strain@turn)/2
+    e = np.diag(strain).copy()
+    if system=='cubic': e[:] = e.mean()
+    elif system!='orthorhombic': e[:2] = e[:2].mean()
+    return np.diag(e)
+
+# %% ../nbs/31_substitution.ipynb #244bc6ba
+@dataclass(frozen=True)
+class Variation:
+    "How much crystals are varied for a training"
+    share:float=.5    # of the crystals that get other elements, as chemists find them
+    strain:float=.03  # standard deviation of a strain common to all directions
+    axes:float=.02    # of that of each axis
+    shear:float=.01   # of each shear
+    seed:int=0
+    def __call__(self,
+        crystal:Crystal,  # in any cell
+        symprec:float=.1, # angstrom
+    )->Crystal: # in the standard setting
+        "The standard cell of a crystal like this one, of the same space group"
+        cell = standard_cell(crystal,symprec); rng = np.random.default_rng([self.seed,crc32(cell.name.encode())])
+        try: other = standard_cell(self._changed(cell,rng),symprec)
+        except CrystalError: return cell
+        return other if other.space_group==cell.space_group else cell
+    def _changed(self, cell, rng):
+        mapping = draw_mapping(np.unique(cell.numbers),'likely',rng) if rng.random()<self.share else {}
+        new = substitute(cell,mapping,scale=True) if mapping else cell
+        strain = np.diag(self.strain*rng.standard_normal()+self.axes*rng.standard_normal(3))
+        i,j = np.triu_indices(3,1); strain[i,j] = strain[j,i] = self.shear*rng.standard_normal(3)
+        return replace(new,lattice=new.lattice@(np.eye(3)+allowed_strain(strain,cell)))
 
 # %% ../nbs/31_substitution.ipynb #2e44779b
 def substituted_table(

@@ -7,10 +7,11 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'network_input', 'speckle', 'disturbed', 'CacheError', 'fill_chunk', 'spread', 'progress', 'cache_patterns',
            'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback', 'checkpoint_callback',
            'resume', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1', 'top_5',
-           'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider', 'trunk_features', 'cache_features',
-           'Joined', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights', 'save_weights',
-           'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
-           'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
+           'learned_callback', 'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider', 'trunk_features',
+           'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train', 'WeightsError', 'training_facts',
+           'round_to_bytes', 'write_weights', 'save_weights', 'Trained', 'shipped_weights', 'weights_path',
+           'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout', 'probabilities', 'predict',
+           'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #f0aca60c
 import json, os, sys
@@ -152,20 +153,23 @@ def _cache_card(table, rows, recipe, **more):
     return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),
                 setup=asdict(recipe.setup), scale=recipe.scale,decades=recipe.decades,symprec=recipe.symprec,**more)
 
-# %% ../nbs/30_training.ipynb #416c6f99
-def fill_chunk(job):
+# %% ../nbs/30_training.ipynb #baeb1433
+def fill_chunk(
+    job,                # crystals, recipe, their space groups
+    make=standard_cell, # function of crystal and `symprec` that gives the cell to simulate
+):
     "Patterns of some rows; a row that has no standard cell stays black and gets label 0."
     crystals,recipe,groups = job; torch.set_num_threads(1)
-    cells = [_cell_or_none(c,recipe.symprec) for c in crystals]; good = [i for i,c in enumerate(cells) if c is not None]
+    cells = [_cell_or_none(c,recipe.symprec,make) for c in crystals]; good = [i for i,c in enumerate(cells) if c is not None]
     P = recipe.setup.detector.pixels; out = np.zeros((len(cells),len(recipe.setup.axes),P,P),np.uint8)
     if good: out[good] = pattern_images([cells[i] for i in good],recipe).numpy()
     labels = np.array(groups); labels[[i for i in range(len(cells)) if cells[i] is None]] = 0
     return out,labels
 
-# %% ../nbs/30_training.ipynb #86ccd3c4
-def _cell_or_none(crystal, symprec):
+# %% ../nbs/30_training.ipynb #f81e0f47
+def _cell_or_none(crystal, symprec, make):
     "The standard cell, or None where spglib finds none."
-    try: return standard_cell(crystal,symprec)
+    try: return make(crystal,symprec)
     except CrystalError: return None
 
 # %% ../nbs/30_training.ipynb #59e7045e
@@ -206,14 +210,14 @@ def _start_cache(folder, card, name, dtype, shape, rows):
     np.lib.format.open_memmap(folder/'space_groups.npy','w+',np.uint8,(len(rows),)).flush()
     write_json(state,dict(card,done=0)); return 0
 
-# %% ../nbs/30_training.ipynb #e0298ed6
-def _fill_cache(table, rows, recipe, folder, workers, chunk, card, name, dtype, shape, keep):
+# %% ../nbs/30_training.ipynb #73cea92c
+def _fill_cache(table, rows, recipe, folder, workers, chunk, card, name, dtype, shape, keep, make=standard_cell):
     "Fill a cache, or go on filling it."
     done = _start_cache(folder,card,name,dtype,shape,rows)
     kept,labels = (np.lib.format.open_memmap(folder/f'{f}.npy','r+') for f in (name,'space_groups'))
     starts = range(done,len(rows),chunk); groups = table.space_group
     jobs = (([table[int(r)] for r in rows[s:s+chunk]],recipe,groups[rows[s:s+chunk]]) for s in starts)
-    for s,(x,y) in zip(starts,progress(spread(fill_chunk,jobs,workers),len(starts),f'{name} for {recipe.name}')):
+    for s,(x,y) in zip(starts,progress(spread(partial(fill_chunk,make=make),jobs,workers),len(starts),f'{name} for {recipe.name}')):
         kept[s:s+len(x)],labels[s:s+len(y)] = keep(x),y
         write_json(folder/'cache.json',dict(card,done=int(s+len(x))))
     return folder
@@ -225,11 +229,13 @@ def cache_patterns(
     folder,          # where the cache lives, or will
     workers:int=2,   # processes
     chunk:int=256,   # rows at a time
+    varied=None,     # dataclass that makes another crystal's standard cell from a crystal and `symprec`; e.g. `Variation`
 )->Path:
     "Fill a cache of patterns, or go on filling it."
     rows,P = np.asarray(rows),recipe.setup.detector.pixels
-    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,_cache_card(table,rows,recipe),'patterns',np.uint8,
-                       (len(recipe.setup.axes),P,P),lambda x:x)
+    card = _cache_card(table,rows,recipe,**(dict(varied=asdict(varied)) if varied else {}))
+    return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,card,'patterns',np.uint8,
+                       (len(recipe.setup.axes),P,P),lambda x:x,varied or standard_cell)
 
 # %% ../nbs/30_training.ipynb #31531d96
 def open_cache(
@@ -303,7 +309,7 @@ def _plain(o):
     if isinstance(o,np.generic): return o.item()
     return o if isinstance(o,(torch.Tensor,int,float,str,type(None))) else [_plain(v) for v in o]
 
-# %% ../nbs/30_training.ipynb #40782f08
+# %% ../nbs/30_training.ipynb #bf7d666b
 def checkpoint_callback(
     folder, # for checkpoint.pt and log.csv
 ):
@@ -319,8 +325,9 @@ def checkpoint_callback(
             torch.save(dict(model=self.learn.model.state_dict(),opt=_plain(self.opt.state_dict()),epoch=self.epoch+1),
                        part)
             os.replace(part,path)
-            head = '' if log.exists() else ','.join(self.recorder.metric_names)+'\n'
-            with log.open('a') as f: f.write(head+','.join(map(str,self.recorder.log))+'\n')
+            more = dict(train_top_1=self.learn.train_top_1) if hasattr(self.learn,'train_top_1') else {}
+            head = '' if log.exists() else ','.join([*self.recorder.metric_names,*more])+'\n'
+            with log.open('a') as f: f.write(head+','.join(map(str,[*self.recorder.log,*more.values()]))+'\n')
     return Checkpoint()
 
 # %% ../nbs/30_training.ipynb #eabcebe9
@@ -387,12 +394,23 @@ def build_model(
     return ARCHITECTURES[recipe.architecture](len(recipe.classes),recipe.size or recipe.setup.detector.pixels,
                                               len(recipe.setup.axes),**recipe.model_args)
 
-# %% ../nbs/30_training.ipynb #8461bab3
+# %% ../nbs/30_training.ipynb #7bccbf5c
 def _top(k, logits, target):
     return (joint_logits(logits).topk(k,1).indices==target[:,None]).any(1).float().mean()
 def top_1(logits, target): "Share of right first answers."; return _top(1,logits,target)
 def top_5(logits, target):
     "Share of right answers among the first five."; return _top(min(5,logits.shape[-1]),logits,target)
+
+def learned_callback():
+    "Share of right first answers in training, batch by batch while the weights change; `learn.train_top_1` after each epoch"
+    fb,_ = learner_parts()
+    class Learned(fb.Callback):
+        def before_train(self): self.hits = self.asked = 0
+        def after_batch(self):
+            if self.training:
+                self.hits += int((joint_logits(self.pred).argmax(1)==self.y).sum()); self.asked += len(self.y)
+        def after_train(self): self.learn.train_top_1 = self.hits/max(self.asked,1)
+    return Learned()
 
 def make_learner(
     dls,           # `data_loaders`
@@ -403,7 +421,7 @@ def make_learner(
     "A fastai Learner: joint loss, Adam, bfloat16, checkpoints, CSV log, early stop."
     fb,fc = learner_parts(); model = (model or build_model(recipe)).to(memory_format=torch.channels_last)
     opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay)
-    cbs = [autocast_callback(),checkpoint_callback(folder),average_callback()]
+    cbs = [autocast_callback(),learned_callback(),checkpoint_callback(folder),average_callback()]
     if recipe.patience: cbs.append(fc.EarlyStoppingCallback('valid_loss',patience=recipe.patience))
     return fb.Learner(dls,model,loss_func=partial(joint_loss,label_smoothing=recipe.label_smoothing),opt_func=opt,
                       metrics=[top_1,top_5],path=Path(folder),wd=recipe.weight_decay,cbs=cbs)
@@ -474,7 +492,7 @@ def cache_features(
     return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,card,'features',np.float16,shape,
                        partial(trunk_features,trained))
 
-# %% ../nbs/30_training.ipynb #676bf53d
+# %% ../nbs/30_training.ipynb #5c633e34
 def _shared_cache(table, rows, recipe, folder):
     "A finished cache, if it holds these rows of this recipe."
     kept = open_cache(folder); card = json.loads((Path(folder)/'cache.json').read_text())
@@ -486,6 +504,32 @@ def _shared_cache(table, rows, recipe, folder):
         raise CacheError(f'{folder} lacks {missing} of the {len(rows)} rows asked for; fill one with cache_patterns')
     return kept
 
+# %% ../nbs/30_training.ipynb #e35370e7
+class InTurn:
+    "Patterns of the same items in several versions, of which one is read at a time."
+    def __init__(self,
+        first,    # (n, ...) the items
+        rows,     # (n,) their rows of a table
+        *others,  # versions, each with its labels (0 where it has no pattern) and rows, as `open_cache` gives
+    ):
+        self.versions,self.now = [(first,np.arange(len(rows)))],0
+        for images,groups,kept in others:
+            at = np.minimum(np.searchsorted(kept,rows),len(kept)-1)
+            self.versions.append((images,np.where((kept[at]==rows)&(groups[at]>0),at,-1)))
+    def __len__(self): return len(self.versions[0][1])
+    def __getitem__(self, i):
+        images,at = self.versions[self.now]; return images[at[i]] if at[i]>=0 else self.versions[0][0][i]
+
+def turn_callback(
+    items:InTurn,
+):
+    "Before every epoch: the next version."
+    fb,_ = learner_parts()
+    class Turn(fb.Callback):
+        def before_epoch(self): items.now = self.epoch%len(items.versions)
+    return Turn()
+
+# %% ../nbs/30_training.ipynb #0bca2ed8
 class Joined:
     "Arrays one behind the other, read item by item."
     def __init__(self, *arrays): self.arrays,self.ends = arrays,np.cumsum([len(a) for a in arrays])
@@ -493,12 +537,24 @@ class Joined:
     def __getitem__(self, i):
         k = int(np.searchsorted(self.ends,i,'right')); return self.arrays[k][i-(self.ends[k-1] if k else 0)]
 
-# %% ../nbs/30_training.ipynb #73d6acfa
+# %% ../nbs/30_training.ipynb #f6e61116
 def _data(recipe, table, rows, folder, cache, workers, trunk):
     "What a training reads: inputs, space groups, rows."
     if cache is not None: return _shared_cache(table,rows,recipe,cache)
     return open_cache(cache_features(table,rows,trunk,folder/'cache',workers) if trunk
                       else cache_patterns(table,rows,recipe,folder/'cache',workers))
+
+def _in_turn(images, rows, valid, versions):
+    "Patterns with their versions, those of validation items left as they are; the callbacks that go with them"
+    if not versions: return images,[]
+    turns = InTurn(images,rows,*versions)
+    for _,at in turns.versions[1:]: at[valid] = -1
+    return turns,[turn_callback(turns)]
+
+def _with_extra(items, images, groups, extra):
+    "Items, inputs and labels with more behind them"
+    return (np.concatenate([items,len(groups)+np.arange(len(extra[1]))]),Joined(images,extra[0]),
+            np.concatenate([groups,extra[1]]))
 
 def _start(recipe, trunk, start):
     "The network of a recipe, with what it begins with."
@@ -507,7 +563,7 @@ def _start(recipe, trunk, start):
     if start is not None: take_weights(model,start)
     return Decider(model) if trunk else model
 
-# %% ../nbs/30_training.ipynb #644e1337
+# %% ../nbs/30_training.ipynb #e9871419
 def train(
     recipe:Recipe,
     table,                 # `CrystalTable` of labelled crystals
@@ -520,6 +576,7 @@ def train(
     rows=None,             # (training rows, validation rows) instead of the recipe's split
     cache=None,            # folder of a finished cache that holds these rows
     extra=None,            # (patterns or features, space groups) to learn from besides the table
+    versions=(),           # folders of finished caches of the training rows, read in turn after the table's own patterns
 ):
     "Cache, train, and return the fastai Learner."
     fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True)
@@ -528,12 +585,12 @@ def train(
     trunk = load_weights(recipe.base) if recipe.base else None
     with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
     items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team()
-    if extra is not None:
-        items[0] = np.concatenate([items[0],len(groups)+np.arange(len(extra[1]))])
-        images,groups = Joined(images,extra[0]),np.concatenate([groups,extra[1]])
+    images,turns = _in_turn(images,kept,items[1],[_shared_cache(table,parts[0],recipe,v) for v in versions])
+    if extra is not None: items[0],images,groups = _with_extra(items[0],images,groups,extra)
     fb.set_seed(seed+rank)
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
+    learn.add_cbs(turns)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
     return learn

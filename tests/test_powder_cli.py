@@ -229,6 +229,19 @@ def test_two_phases(first, second, tmp_path):
     groups = [standard_cell(read_crystal(EXAMPLES/f'{n}.cif')).space_group for n in (first, second)]
     assert found['undecided'] or found['candidates'][0]['space_group'] in groups, found['candidates'][0]
 
+    assert any('second phase' in w for w in found['warnings']), found['warnings']
+    for one in (a, b):
+        replace(one, name='pure').save(tmp_path/'pure.xy')
+        assert not any('second phase' in w for w in run_json('identify', tmp_path/'pure.xy')[1][0]['warnings'])
+
+
+@shipped
+def test_neutrons(tmp_path):
+    "A file that speaks of neutrons is answered, and not trusted."
+    scan = powder_pattern(standard_cell(read_crystal(EXAMPLES/'spinel_MgAl2O4.cif')), Instrument(radiation='neutron', w=.02))
+    scan.save(tmp_path/'neutron.xy'); found = run_json('identify', tmp_path/'neutron.xy')[1][0]
+    assert found['undecided'] and any('neutrons' in w for w in found['warnings']), found['warnings']
+
 
 @bounded
 @given(content=st.binary(max_size=300), cut=st.integers(0, 9000),
