@@ -183,14 +183,14 @@ def _doubt(found, target, temperature, classes, table):
         second=second_answers(plain, target, classes),
         examples=examples(table, found['mc_rows'], mean, std, target[at], classes))
 
-# %% ../nbs/47_paper_a_answers.ipynb #06aaa095
+# %% ../nbs/47_paper_a_answers.ipynb #cee82679
 @experiment('uncertainty', paper='A', needs='mp', minutes=6,
             about='what dropout and confidence say of msdn-72: calibration, second answers, examples')
 def uncertainty(run):
     "Plain answers before and after temperature scaling, and Monte Carlo dropout"
     size = run.size(full=dict(crystals=None, asked_often=None, passes=500), reduced=dict(asked_often=1000),
                     quick=dict(crystals=32, asked_often=16, passes=20))
-    trained = load_weights('msdn-72'); _, valid, test = split_of(trained, run.table)
+    trained = load_weights('msdn-72'); _, valid, test = split_of(trained, run.table, not run.quick)
     test = some_rows(test, size.crystals, run.seed); often = some_rows(test, size.asked_often, run.seed + 1)
     run.say(f'{len(test)} crystals, {len(often)} of them under dropout'); classes = np.array(trained.recipe.classes)
     tuned = run.arrays('validation', model_answers, trained, run.table, some_rows(valid, size.crystals, run.seed),
@@ -299,7 +299,7 @@ def _compare_networks(run, size):
                        gain=system_gains(found['MSDN'], found[best]),
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 
-# %% ../nbs/47_paper_a_answers.ipynb #99bb998b
+# %% ../nbs/47_paper_a_answers.ipynb #7c5da097
 GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
                              study=FULL, **LIKE_SIZES['full']),
                    reduced=dict(LIKE_SIZES['reduced'], repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
@@ -307,7 +307,7 @@ GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
 
 def _shipped_answers(run, crystals):
     "`Evaluation` of msdn-72 on its test crystals"
-    trained = load_weights('msdn-72'); test = some_rows(split_of(trained, run.table)[2], crystals, run.seed)
+    trained = load_weights('msdn-72'); test = some_rows(split_of(trained, run.table, not run.quick)[2], crystals, run.seed)
     run.say(f'{len(test)} crystals, msdn-72'); labels = np.array(trained.recipe.classes)
     told = run.arrays('msdn-72', model_answers, trained, run.table, test, workers=run.workers)
     target = np.searchsorted(labels, run.table.space_group[told['rows']])
@@ -500,7 +500,7 @@ def _study_maps(run, study, architecture, epochs, rows, some, narrow):
                 pictures=_map_pictures(trained, study_patterns(study, rows)[0]),
                 redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
 
-# %% ../nbs/47_paper_a_answers.ipynb #f8502d33
+# %% ../nbs/47_paper_a_answers.ipynb #8db299b3
 @experiment('latent', paper='A',
             about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp',
             minutes=9)
@@ -510,7 +510,7 @@ def latent(run):
                               averaged=200, narrow=False),
                     reduced=dict(training=4000, test=2000, study=REDUCED, averaged=48, narrow=True),
                     quick=dict(training=48, test=24, study=QUICK, averaged=2))
-    trained = load_weights('msdn-72'); learn, _, test = split_of(trained, run.table)
+    trained = load_weights('msdn-72'); learn, _, test = split_of(trained, run.table, not run.quick)
     labels = np.array(trained.recipe.classes)
     rows = {'learn': some_rows(learn, size.training, run.seed), 'test': some_rows(test, size.test, run.seed)}
     run.say(f"features of {len(rows['learn'])} + {len(rows['test'])} crystals")

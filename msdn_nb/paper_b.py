@@ -503,14 +503,14 @@ def _crystal_scores(trained, answers):
                 reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system,
                 silence=silence, answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
-# %% ../nbs/58_paper_b.ipynb #82e85dc8
+# %% ../nbs/58_paper_b.ipynb #efac37f6
 @experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw',
             needs='mp', minutes=45)
 def powder_mp(run):
     "The ideal instrument, and any; without lattices on trial, and without any crystals"
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=100_000), quick=dict(crystals=24)); trained = _powder_230()
-    rows, scores = some_rows(split_of(trained, run.table)[2], size.crystals, run.seed), {}
+    rows, scores = some_rows(split_of(trained, run.table, not run.quick)[2], size.crystals, run.seed), {}
     for name, any_instrument, without in (('ideal', False, ''), ('any', True, ''),
                                           ('ideal_without_lattices', False, 'lattices'),
                                           ('ideal_alone', False, 'memory')):
@@ -535,7 +535,7 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, 
                          repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #05b351bc
+# %% ../nbs/58_paper_b.ipynb #60eaa28b
 @experiment('rruff', paper='B',
             about='powder-230 on 300 measured minerals, before and after learning from others of them',
             needs='mp rruff', minutes=15)
@@ -554,7 +554,7 @@ def rruff(run):
     found = {name: run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)
              for name, t in asked.items()}
     scores = {name: measured_scores(f['probabilities'], groups) for name, f in found.items()}
-    rows = some_rows(split_of(trained, run.table)[0], size.crystals, run.seed); run.say('lines of crystals')
+    rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed); run.say('lines of crystals')
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
                                    trained.recipe.symprec))
     lines = lines + law_made(lines, size.laws, run.seed)
