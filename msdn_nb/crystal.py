@@ -153,7 +153,8 @@ def formula(self:Crystal)->str:
 @patch
 def __repr__(self:Crystal):
     group = '' if self.space_group is None else f', space_group={self.space_group}, symprec={self.symprec}'
-    return f"Crystal({(self.name or self.formula)!r}, {len(self.numbers)} rows, a b c = {' '.join(f'{e:.4f}' for e in cell_parameters(self.lattice)[:3])}{group})"
+    edges = ' '.join(f'{e:.4f}' for e in cell_parameters(self.lattice)[:3])
+    return f"Crystal({(self.name or self.formula)!r}, {len(self.numbers)} rows, a b c = {edges}{group})"
 
 @patch
 def _repr_markdown_(self:Crystal):

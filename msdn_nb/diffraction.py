@@ -321,7 +321,8 @@ class ZoneAxisPatterns:
 @patch
 def _repr_markdown_(self:ZoneAxisPatterns):
     s = self.setup
-    return f'**{self.name or "patterns"}**: beams {", ".join(map(str,s.axes))}, {s.detector.pixels} px, {s.beam.radiation} {s.beam.wavelength} Å, {s.crystallite.envelope} crystallite'
+    return (f'**{self.name or "patterns"}**: beams {", ".join(map(str,s.axes))}, {s.detector.pixels} px, '
+            f'{s.beam.radiation} {s.beam.wavelength} Å, {s.crystallite.envelope} crystallite')
 
 # %% ../nbs/10_diffraction.ipynb #cee1f3f0
 def to_uint8(

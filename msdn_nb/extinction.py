@@ -110,7 +110,8 @@ class ExtinctionTable:
         return dict(system=self.system, axes=self.axes, by=self.by, groups=sum(map(len, self.classes)), classes=rows)
     def _repr_markdown_(self):
         "One row a class"
-        head = f'{sum(map(len, self.classes))} groups in {len(self.classes)} extinction classes: {self.system}, axes {self.axes}, by {self.by}\n\n| | reflection conditions | space groups |\n|---|---|---|\n'
+        head = (f'{sum(map(len, self.classes))} groups in {len(self.classes)} extinction classes: {self.system}, axes '
+                f'{self.axes}, by {self.by}\n\n| | reflection conditions | space groups |\n|---|---|---|\n')
         rows = [f"| {i} | {'; '.join(map(str, found)) or 'none'} | {', '.join(f'{n} {symbol(n)}' for n in c)} |"
                 for i, (c, found) in enumerate(zip(self.classes, self.conditions), 1)]
         return head + '\n'.join(rows)

@@ -25,8 +25,8 @@ from .measured import check_powder, looks_like_powder
 from .matching import is_exact
 from .powder_model import (PowderModelRecipe, TrainedPowder, extinction_members, load_powder,
                                   powder_probabilities, relatives)
-from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks, read_pattern, single_line,
-                                     structure_pattern, unseen_remarks)
+from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks,
+                                     read_pattern, single_line, structure_pattern, unseen_remarks)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
 class IdentifyError(ValueError):
@@ -114,8 +114,10 @@ def _repr_markdown_(self:Identification):
             f'%{f" ± {100*c.std:.1f}" if c.std else ""} | '
             f'{", ".join(f"{n} {symbol(n)}" for n in c.inseparable) or "none"} |'
             for i, c in enumerate(self.candidates, 1)]
-    head = f'**{self.input}** ({self.kind}, {self.model}){": **I do not know**" if self.undecided else ""}\n\n| | group | symbol | system | probability | {"not separable by diffraction from" if self.pattern is None else "the same lines as"} |\n|---|---|---|---|---|---|\n'
-    return head + '\n'.join(rows) + ''.join(f'\n\n*{w}*' for w in self.warnings)
+    same = 'not separable by diffraction from' if self.pattern is None else 'the same lines as'
+    head = [f'**{self.input}** ({self.kind}, {self.model}){": **I do not know**" if self.undecided else ""}', '',
+            f'| | group | symbol | system | probability | {same} |', '|---'*6 + '|']
+    return '\n'.join([*head, *rows]) + ''.join(f'\n\n*{w}*' for w in self.warnings)
 
 # %% ../nbs/60_identify.ipynb #f8fbb7de
 def _remarks(crystal, group, recipe):

@@ -40,7 +40,7 @@ def _lone_lines(y, start, step, sigma, flat):
     return places[:m]
 
 # %% ../nbs/55_indexing.ipynb #0fedc2c2
-# free ones among the six numbers of the reciprocal metric
+# free ones among 11, 22, 33, 23, 13, 12 of the reciprocal metric, the mixed ones doubled
 FREE_COLUMNS = {'cubic': [0], 'tetragonal': [0, 2], 'hexagonal': [0, 2], 'orthorhombic': [0, 1, 2],
                 'monoclinic': [0, 1, 2, 4]}
 
@@ -51,15 +51,17 @@ def line_forms(
     "Whole numbers whose products with the free part of the metric sum up to 1/d**2"
     h, k, l = np.asarray(hkl, np.int64).reshape(-1, 3).T
     hh, kk, ll = h*h, k*k, l*l
-    return np.stack({'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll],
-                     'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}[family], -1)
+    forms = {'cubic': [hh + kk + ll], 'tetragonal': [hh + kk, ll], 'hexagonal': [hh + h*k + kk, ll],
+             'orthorhombic': [hh, kk, ll], 'monoclinic': [hh, kk, ll, h*l]}
+    if family not in forms: raise LatticeError(f'{family!r}: this family is not indexed; there are {", ".join(forms)}')
+    return np.stack(forms[family], -1)
 
 # %% ../nbs/55_indexing.ipynb #d62bf666
 def free_metric(
     family:str,
     cells       # (m, 6) angstrom and degrees
 )->np.ndarray:  # (m, free numbers), 1/angstrom**2
-    "The free part of the reciprocal metric"
+    "The free part of the reciprocal metric, in the order of `FREE_COLUMNS`"
     return _metrics(cells)[:, FREE_COLUMNS[family]]
 
 def cell_of_metric(
@@ -503,11 +505,12 @@ def _choices(n, wide=False):
     return np.array([(*some, i) for some in itertools.combinations(range(5), n - 2) for i in range(6, 11)]
                     if wide else list(itertools.combinations(range(6), n - 1)))
 
-# %% ../nbs/55_indexing.ipynb #2458ff82
+# %% ../nbs/55_indexing.ipynb #7f8d67b5
 LAST_AMONG = {1: 5, 2: 14, 3: 12, 4: 14} # lines among which the last one is sought, by number of free numbers
 MOST_LATTICES = 300_000 # lattices that one search may test; after that it makes do with what it has
 PER_VOLUME = {'cubic': .02, 'hexagonal': .07, 'tetragonal': .1, 'orthorhombic': .53, 'monoclinic': 1.05} # fewest lines up to q, over volume times q cubed
 
+# %% ../nbs/55_indexing.ipynb #c8a903c2
 class Indexer:
     "Finds lattices of one crystal system in a pattern, and reads their lines"
     def __init__(self,
@@ -515,26 +518,38 @@ class Indexer:
         axis:PatternAxis=PAPER_AXIS, # of the patterns
         each:float=12.               # how many lines a lattice may promise for each that is seen
     ):
-        self.axis, self.classes, self.each = axis, recipe.classes, each; self.family = f = crystal_family(recipe.groups[-1])
+        self.axis, self.classes, self.each = axis, recipe.classes, each
+        self.family = f = crystal_family(recipe.groups[-1])
         self.number = _FAMILIES.index(f)
-        if f == 'triclinic': raise LatticeError('triclinic patterns have six free numbers, too many for this search: give another system')
+        if f == 'triclinic':
+            raise LatticeError('triclinic patterns have six free numbers, too many for this search: give another system')
         spans = {i: (low*.99, high*1.01) for i, low, high in cell_spans(recipe)}
         self.edges = np.array([spans.get(i, spans[0]) for i in range(3)]); self.beta = spans.get(4, (90., 90.))
         gamma = 120. if f == 'hexagonal' else 90.
-        self.low, self.high = free_metric(f, [[*self.edges[:, 1], 90, 90, gamma], [*self.edges[:, 0], 90, self.beta[1], gamma]])
+        self.low, self.high = free_metric(f, [[*self.edges[:, 1], 90, 90, gamma],
+                                              [*self.edges[:, 0], 90, self.beta[1], gamma]])
         if f == 'monoclinic': self.low[3], self.high[3] = 0, self.high[2] # a reduced plane: no more than the smaller square
-        self.rising = np.array({'orthorhombic': [(0, 1), (1, 2)], 'monoclinic': [(0, 2), (2, 3)]}.get(f, []), np.int64).reshape(-1, 2)
+        rising = {'orthorhombic': [(0, 1), (1, 2)], 'monoclinic': [(0, 2), (2, 3)]}.get(f, [])
+        self.rising = np.array(rising, np.int64).reshape(-1, 2)
         self.smallest = recipe.volume**-2 if recipe.edges else 0.
-        forms, self.hkl = _all_forms(f, [int(high*axis.q_range[1]) + 1 for _, high in self.edges]); self.forms = forms.astype(float)
+        forms, self.hkl = _all_forms(f, [int(high*axis.q_range[1]) + 1 for _, high in self.edges])
+        self.forms = forms.astype(float)
         self.sums = _sums(f)
-        row = {tuple(x): i for i, x in enumerate(forms.tolist())}
-        place = lambda hkl: np.array([row.get(tuple(x), len(forms)) for x in line_forms(f, hkl).tolist()])
-        self.allowed = np.zeros((len(forms) + 1, len(self.classes)), bool); bounds = tuple(int(x) for x in abs(self.hkl).max(0))
-        for i, members in enumerate(self.classes): self.allowed[place(_table(int(members[0]), bounds)[:, :3]), i] = True
-        self.allowed[-1] = False; self.turns = [(a, place(self.hkl@a.T)) for a in _new_axes(f)]
+        self._read_laws(forms)
         order = np.argsort(forms@(self.low if len(self.low) < 3 else np.sqrt(self.low*self.high) if f == 'orthorhombic'
                                   else (self.low + self.high)/2), kind='stable')
         self.few = [self.forms[order[:m]] for m in ((120, 300, 120) if len(self.low) < 3 else (60, 150, 60))]
+
+# %% ../nbs/55_indexing.ipynb #2458ff82
+@patch
+def _read_laws(self:Indexer, forms):
+    "Which of the lines each class allows, and where they go in other axes"
+    row = {tuple(x): i for i, x in enumerate(forms.tolist())}
+    place = lambda hkl: np.array([row.get(tuple(x), len(forms)) for x in line_forms(self.family, hkl).tolist()])
+    self.allowed = np.zeros((len(forms) + 1, len(self.classes)), bool)
+    bounds = tuple(int(x) for x in abs(self.hkl).max(0))
+    for i, members in enumerate(self.classes): self.allowed[place(_table(int(members[0]), bounds)[:, :3]), i] = True
+    self.allowed[-1] = False; self.turns = [(a, place(self.hkl@a.T)) for a in _new_axes(self.family)]
 
 # %% ../nbs/55_indexing.ipynb #4fafb444
 @patch

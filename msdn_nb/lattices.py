@@ -59,7 +59,7 @@ class PatternAxis:
 
 PAPER_AXIS = PatternAxis()
 
-# %% ../nbs/52_lattices.ipynb #79583acc
+# %% ../nbs/52_lattices.ipynb #3f0d92f6
 @dataclass(frozen=True)
 class LatticeGrid:
     "A regular grid of lattices for one crystal system"
@@ -70,17 +70,27 @@ class LatticeGrid:
     tilts: int = 0      # triclinic only: values of each scalar product, for acute and obtuse cells each
     axes: str = 'free'  # orthorhombic, monoclinic: the group's axes in any order of length ('free'), or rising ('fixed')
     def __post_init__(self):
-        if self.system not in SYSTEMS: raise LatticeError(f"system {self.system!r}: give one of {', '.join(SYSTEMS)}")
-        for name, wanted in (('lengths', True), ('beta', self.system == 'monoclinic')):
-            given = getattr(self, name)
-            if bool(given) != wanted or (wanted and not (len(given) == 3 and 0 < given[0] <= given[1] and given[2] > 0)):
-                raise LatticeError(f'{name} {given} of a {self.system} grid: ' + ('give first, last and step, rising' if wanted else 'leave it empty'))
-        if self.beta and not 90 <= self.beta[0] <= self.beta[1] <= 150: raise LatticeError(f'beta {self.beta}: give angles from 90 to 150 degrees')
-        if (self.tilts > 0) != (self.system == 'triclinic'):
-            raise LatticeError(f'tilts {self.tilts} of a {self.system} grid: give a positive number to triclinic grids alone')
-        if self.draws < 1: raise LatticeError(f'draws {self.draws}: give at least one pattern for each group and lattice')
-        check_axes(self.axes)
-        if not len(self): raise LatticeError(f'lengths {self.lengths}: a {self.system} grid needs more of them; take a smaller step')
+        _check_grid(self)
+
+# %% ../nbs/52_lattices.ipynb #79583acc
+def _check_grid(g):
+    "Refuse what is no grid of its system"
+    if g.system not in SYSTEMS: raise LatticeError(f"system {g.system!r}: give one of {', '.join(SYSTEMS)}")
+    for name, wanted in (('lengths', True), ('beta', g.system == 'monoclinic')):
+        given = getattr(g, name)
+        if bool(given) != wanted or (wanted and not (len(given) == 3 and 0 < given[0] <= given[1] and given[2] > 0)):
+            raise LatticeError(f'{name} {given} of a {g.system} grid: '
+                               + ('give first, last and step, rising' if wanted else 'leave it empty'))
+    if g.beta and not 90 <= g.beta[0] <= g.beta[1] <= 150:
+        raise LatticeError(f'beta {g.beta}: give angles from 90 to 150 degrees')
+    if (g.tilts > 0) != (g.system == 'triclinic'):
+        raise LatticeError(f'tilts {g.tilts} of a {g.system} grid: give a positive number to triclinic grids '
+                           'alone')
+    if g.draws < 1:
+        raise LatticeError(f'draws {g.draws}: give at least one pattern for each group and lattice')
+    check_axes(g.axes)
+    if not len(g):
+        raise LatticeError(f'lengths {g.lengths}: a {g.system} grid needs more of them; take a smaller step')
 
 def _steps(span):
     "The values of (first, last, step)"
@@ -90,7 +100,8 @@ def _steps(span):
 def __len__(self:LatticeGrid):
     "How many lattices"
     n = len(_steps(self.lengths))
-    return {'cubic': n, 'tetragonal': n*n, 'trigonal+hexagonal': n*n, 'orthorhombic': math.comb(n, 3), 'triclinic': math.comb(n, 3)*2*self.tilts**3,
+    return {'cubic': n, 'tetragonal': n*n, 'trigonal+hexagonal': n*n, 'orthorhombic': math.comb(n, 3),
+            'triclinic': math.comb(n, 3)*2*self.tilts**3,
             'monoclinic': math.comb(n, 2)*n*(len(_steps(self.beta)) if self.beta else 0)}[self.system]
 
 # %% ../nbs/52_lattices.ipynb #3e751419

@@ -38,7 +38,7 @@ class KnownCrystals:
     def __len__(self): return len(self.group)
     def __repr__(self): return f'KnownCrystals({len(self):,} crystals, {(self.height > 0).sum():,} lines)'
 
-# %% ../nbs/56_matching.ipynb #79483d8f
+# %% ../nbs/56_matching.ipynb #d207b412
 def _q2(g, h, k, l): return g[0]*h*h + g[3]*k*k + g[5]*l*l + 2*(g[1]*h*k + g[2]*h*l + g[4]*k*l)
 line_q2 = fast_compiled(_q2) # of one line, for compiled loops: reciprocal metric (6,), and three numbers
 
@@ -49,6 +49,7 @@ def squared_q(
     "Length squared of scattering vectors."
     return _q2(np.moveaxis(np.asarray(metric), -1, 0), *np.moveaxis(np.asarray(hkl, np.float32), -1, 0))
 
+# %% ../nbs/56_matching.ipynb #79483d8f
 def known_crystals(
     offset,   # (n + 1,): lines offset[i]..offset[i+1] are those of crystal i
     hkl,      # (m, 3) integers
@@ -57,12 +58,15 @@ def known_crystals(
     group,    # (n,) space groups
 )->KnownCrystals:
     "Keep the strongest lines of crystals."
-    n = len(group); of = np.repeat(np.arange(n), np.diff(offset)); metric = np.asarray(metric, np.float16).astype(np.float32)
+    n = len(group); of = np.repeat(np.arange(n), np.diff(offset))
+    metric = np.asarray(metric, np.float16).astype(np.float32)
     q2 = squared_q(hkl, metric[of]); sine2 = np.minimum(q2*(CU_KA1/2)**2, .999)
     inside = (q2 >= Q_MIN**2) & (q2 <= Q_MAX**2) & (abs(hkl).max(1, initial=0) <= _LARGEST)
-    root = np.sqrt(np.where(inside, strength*(1 + (1 - 2*sine2)**2)/(sine2*np.sqrt(1 - sine2)), 0)); top = np.zeros(n, root.dtype)
+    root = np.sqrt(np.where(inside, strength*(1 + (1 - 2*sine2)**2)/(sine2*np.sqrt(1 - sine2)), 0))
+    top = np.zeros(n, root.dtype)
     np.maximum.at(top, of, root)
-    step = np.rint(LEVELS*root/np.maximum(top[of], 1e-30)).astype(np.uint8); step[(step == 0) & (root > .02*top[of])] = 1
+    step = np.rint(LEVELS*root/np.maximum(top[of], 1e-30)).astype(np.uint8)
+    step[(step == 0) & (root > .02*top[of])] = 1
     order = np.lexsort((-root, of)); rank = np.arange(len(of)) - np.asarray(offset)[of[order]]
     kept = order[(rank < KEPT) & (step[order] > 0)]
     kept = kept[np.lexsort((*hkl[kept].T[::-1], of[kept]))]; count = np.bincount(of[kept], minlength=n)
@@ -642,7 +646,7 @@ def _guessed(hkl, a, start, family, peaks, roots, y, most, sets, cells, scores):
     for i in range(len(a)):
         h, k, l = float(hkl[i, 0]), float(hkl[i, 1]), float(hkl[i, 2]); length[i] = line_q2(start, h, k, l)
         for j in range(n): forms[i, j] = line_q2(ways[j], h, k, l)
-    order = np.argsort(-a/np.sqrt(length)); near, count, b = np.zeros((n, most), np.int64), np.empty(n, np.int64), np.empty(n)
+    order, b = np.argsort(-a/np.sqrt(length)), np.empty(n); near, count = np.zeros((n, most), np.int64), np.empty(n, np.int64)
     for skip in range(sets):
         rows = _basis(forms, order, skip)
         if len(rows) < n: return

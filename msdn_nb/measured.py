@@ -229,10 +229,25 @@ def _names(header, width):
         if len(short) < 40 and _axis(short) and not re.search(r'[=:,;]', short): return [short] + ['']*(width - 1)
     return ['']*width
 
+# %% ../nbs/54_measured.ipynb #5696f009
+def _unnamed(table, notes):
+    "Which columns of a table without names are place and intensity, and notes"
+    steps = np.diff(table[:, 0])
+    if table.shape[1] < 3: return 0, 1, notes
+    if (steps == 0).mean() > .5:
+        raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? '
+                          'separate the columns by semicolons or tabs')
+    if max((steps > 0).mean(), (steps < 0).mean()) < .6:
+        raise PowderError(f'{table.shape[1]} columns without names, and the first goes up and down; give a file with two '
+                          'columns, 2theta and intensity')
+    if (steps == 1).all() and table[0, 0] in (0, 1) and (np.diff(table[:, 1]) > 0).all():
+        return 1, 2, (*notes, 'the first column counts the points and has been passed over')
+    return 0, 1, notes
+
 # %% ../nbs/54_measured.ipynb #556668a6
 def _columns(header, table, notes=()):
     "A scan from the header and the table of a text file"
-    names, x, y = _names(header, table.shape[1]), 0, 1
+    names = _names(header, table.shape[1])
     if table.shape[1] > 4 and not any(names):
         raise PowderError(f'{table.shape[1]} columns without names; give a file with two columns, 2theta and intensity')
     kinds = [_axis(n) for n in names]
@@ -241,20 +256,14 @@ def _columns(header, table, notes=()):
         others = [i for i in range(table.shape[1]) if i != x]
         y = next((i for i in others if re.search(_INTENSITY, names[i].lower())
                   and not re.search('calc|err|sig|bkg|back|diff', names[i].lower())), others[0])
-    elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 0).mean() > .5:
-        raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? separate the columns by '
-                          'semicolons or tabs')
-    elif table.shape[1] > 2 and max((np.diff(table[:, 0]) > 0).mean(), (np.diff(table[:, 0]) < 0).mean()) < .6:
-        raise PowderError(f'{table.shape[1]} columns without names, and the first goes up and down; give a file with two columns, 2theta and intensity')
-    elif table.shape[1] > 2 and (np.diff(table[:, 0]) == 1).all() and table[0, 0] in (0,
-        1) and (np.diff(table[:, 1]) > 0).all():
-        x, y, notes = 1, 2, (*notes, 'the first column counts the points and has been passed over')
+    else: x, y, notes = _unnamed(table, notes)
     axis, label, scale = kinds[x] or '2theta', names[x], 1
     if axis == 'another quantity':
-        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees or to d in angstrom (name the '
-                          'column d_A)')
+        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees '
+                          'or to d in angstrom (name the column d_A)')
     if axis == 'q' and not (unit := re.search(r'(nm|å|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
-        raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi sin(theta)/lambda)')
+        raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi '
+                          'sin(theta)/lambda)')
     if axis == 'q':
         scale, notes = (.1 if unit[1] == 'nm' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
     if axis == 'd' and re.search(r'\bnm\b|_nm', label.lower()): scale = 10
@@ -784,36 +793,47 @@ def peak_width(
     left, right = below[below < at].max(initial=-1), below[below > at].min(initial=len(y))
     return right - left - 1, x[min(right, len(x) - 1)] - x[max(left, 0)]
 
+# %% ../nbs/54_measured.ipynb #4cea0cbd
+def _range_remarks(pattern, axis, name):
+    "Whether enough of a model's axis was measured"
+    x, found = pattern.two_theta, []
+    low, high = 2*np.sin(np.radians(x[[0, -1]]/2))/pattern.wavelength
+    covered, limits = (np.mean((axis >= low) & (axis <= high)), f'{x[0]:g} to {x[-1]:g} degrees at '
+                       f'{pattern.wavelength:g} angstrom is d = {1/low:.3g} to {1/high:.3g} angstrom')
+    if covered < .15:
+        raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model '
+                          'needs; check the wavelength and that the first column is 2theta in degrees')
+    if covered < .6:
+        found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
+    if low > .2:
+        found.append(f'lines with d above {1/low:.3g} angstrom were not measured; the first lines tell most about the '
+                     'cell, start lower')
+    if high < .45: found.append(f'lines with d below {1/high:.3g} angstrom were not measured; go on to a higher angle')
+    return found
+
 # %% ../nbs/54_measured.ipynb #cef82af3
 def check_powder(
     pattern:PowderPattern, # to be judged
     axis=AXIS              # q (1/angstrom) that the model sees, ascending
 )->tuple: # of str, what to know before trusting an answer; empty if nothing is wrong
     "What speaks against using a pattern; a `PowderError` if nothing can be learnt from it"
-    x, y, name, found = pattern.two_theta, pattern.intensity, f'{pattern.name}: ' if pattern.name else '', []
-    low, high = 2*np.sin(np.radians(x[[0, -1]]/2))/pattern.wavelength
-    covered, limits = (np.mean((axis >= low) & (axis <= high)),
-                       f'{x[0]:g} to {x[-1]:g} degrees at {pattern.wavelength:g} angstrom is d = {1/low:.3g} to {1/high:.3g} angstrom')
-    if covered < .15:
-        raise PowderError(f'{name}{limits}, nearly nothing of the {1/axis[0]:.3g} to {1/axis[-1]:.3g} angstrom that a model needs; check the wavelength and that the first column '
-                          'is 2theta in degrees')
-    if covered < .6:
-        found.append(f'{limits}: only {covered:.0%} of the range that the model was trained on; measure a wider range')
-    if low > .2:
-        found.append(f'lines with d above {1/low:.3g} angstrom were not measured; the first lines tell most about the cell, start lower')
-    if high < .45: found.append(f'lines with d below {1/high:.3g} angstrom were not measured; go on to a higher angle')
+    x, y, name = pattern.two_theta, pattern.intensity, f'{pattern.name}: ' if pattern.name else ''
+    found = _range_remarks(pattern, axis, name)
     prominence, place = peak_prominence(y)
     if prominence < 12:
-        raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure longer, or check that this is not the background')
+        raise PowderError(f'{name}no line rises above the noise (highest {prominence:.1f} times the scatter); measure '
+                          'longer, or check that this is not the background')
     points, degrees = peak_width(x, y, place)
     if points < 3:
-        found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of {np.median(np.diff(x)):.3g} degrees that are too coarse; measure with '
-                     'smaller steps')
+        found.append(f'the strongest line is less than three points wide ({points}): spikes, or steps of '
+                     f'{np.median(np.diff(x)):.3g} degrees that are too coarse; measure with smaller steps')
     if degrees*1.54/pattern.wavelength > 2.5:
-        found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group can be read from it')
+        found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group '
+                     'can be read from it')
     gap = np.diff(x).max()
     if gap > max(1, 20*np.median(np.diff(x))):
-        found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost there')
+        found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost '
+                     'there')
     return tuple(found)
 
 # %% ../nbs/54_measured.ipynb #a9ce0285

@@ -183,7 +183,7 @@ def _doubt(found, target, temperature, classes, table):
         second=second_answers(plain, target, classes),
         examples=examples(table, found['mc_rows'], mean, std, target[at], classes))
 
-# %% ../nbs/47_paper_a_answers.ipynb #cee82679
+# %% ../nbs/47_paper_a_answers.ipynb #c85324c0
 @experiment('uncertainty', paper='A', needs='mp', minutes=6,
             about='what dropout and confidence say of msdn-72: calibration, second answers, examples')
 def uncertainty(run):
@@ -299,7 +299,7 @@ def _compare_networks(run, size):
                        gain=system_gains(found['MSDN'], found[best]),
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 
-# %% ../nbs/47_paper_a_answers.ipynb #7c5da097
+# %% ../nbs/47_paper_a_answers.ipynb #038c0b56
 GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
                              study=FULL, **LIKE_SIZES['full']),
                    reduced=dict(LIKE_SIZES['reduced'], repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
@@ -307,7 +307,8 @@ GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
 
 def _shipped_answers(run, crystals):
     "`Evaluation` of msdn-72 on its test crystals"
-    trained = load_weights('msdn-72'); test = some_rows(split_of(trained, run.table, not run.quick)[2], crystals, run.seed)
+    trained = load_weights('msdn-72')
+    test = some_rows(split_of(trained, run.table, not run.quick)[2], crystals, run.seed)
     run.say(f'{len(test)} crystals, msdn-72'); labels = np.array(trained.recipe.classes)
     told = run.arrays('msdn-72', model_answers, trained, run.table, test, workers=run.workers)
     target = np.searchsorted(labels, run.table.space_group[told['rows']])
@@ -500,7 +501,7 @@ def _study_maps(run, study, architecture, epochs, rows, some, narrow):
                 pictures=_map_pictures(trained, study_patterns(study, rows)[0]),
                 redundancy=network_redundancy(trained, study_patterns(study, some)[0]))
 
-# %% ../nbs/47_paper_a_answers.ipynb #8db299b3
+# %% ../nbs/47_paper_a_answers.ipynb #be5f59a3
 @experiment('latent', paper='A',
             about='features of msdn-72 and their neighbours; maps of MSDN and MSVGG and their redundancy', needs='mp',
             minutes=9)

@@ -388,8 +388,10 @@ def ulbd_datasets(run):
     for system in size.systems:
         learn, test = _split_system(run.table, system, size.crystals, size.tested, run.seed)
         run.say(f'{system}: patterns of {len(learn) + len(test)} crystals'); short = NAMES[system]
-        known, real = run.arrays(f'{short}-learn', _cddd, run.table, learn), run.arrays(f'{short}-test', _cddd, run.table, test, True)
-        tests, missing[system] = _dataset_tests(run, size, system, real); paths, told = _dataset_networks(run, size, system, known)
+        known = run.arrays(f'{short}-learn', _cddd, run.table, learn)
+        real = run.arrays(f'{short}-test', _cddd, run.table, test, True)
+        tests, missing[system] = _dataset_tests(run, size, system, real)
+        paths, told = _dataset_networks(run, size, system, known)
         scores = {kind: {name: run.step(f'{short}-{i}-{j}', _score, path, source, size.tests, seed=run.seed)
                          for j, (name, source) in enumerate(tests.items()) if not isinstance(source, tuple) or len(source[1])}
                   for i, (kind, path) in enumerate(paths.items())}
@@ -503,7 +505,7 @@ def _crystal_scores(trained, answers):
                 reliability=summary['reliability'], confusions=summary['confusions'], systems=by_system,
                 silence=silence, answered=rate(sure), right_when_answered=rate(first[sure]) if sure.any() else None)
 
-# %% ../nbs/58_paper_b.ipynb #efac37f6
+# %% ../nbs/58_paper_b.ipynb #abb49e5d
 @experiment('powder-mp', paper='B', about='powder-230 on crystals of the Materials Project that it never saw',
             needs='mp', minutes=45)
 def powder_mp(run):
@@ -535,7 +537,7 @@ def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, 
                          repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
-# %% ../nbs/58_paper_b.ipynb #60eaa28b
+# %% ../nbs/58_paper_b.ipynb #b473c664
 @experiment('rruff', paper='B',
             about='powder-230 on 300 measured minerals, before and after learning from others of them',
             needs='mp rruff', minutes=15)
@@ -554,11 +556,11 @@ def rruff(run):
     found = {name: run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)
              for name, t in asked.items()}
     scores = {name: measured_scores(f['probabilities'], groups) for name, f in found.items()}
-    rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed); run.say('lines of crystals')
+    rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed)
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
                                    trained.recipe.symprec))
     lines = lines + law_made(lines, size.laws, run.seed)
-    repeats = near_repeats(arrays); fold = repeat_folds(repeats, size.folds, run.seed); after = np.zeros((len(groups), 230))
+    repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
         after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f,
@@ -567,7 +569,7 @@ def rruff(run):
                 space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
                 **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
-# %% ../nbs/58_paper_b.ipynb #046b9338
+# %% ../nbs/58_paper_b.ipynb #f68b042d
 def _answer_to(path, wavelength, model, best=5):
     "The first answers of a shipped model to one measured file"
     from msdn_nb.measured import check_powder, read_powder
@@ -579,21 +581,23 @@ def _answer_to(path, wavelength, model, best=5):
                 ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]),
                 notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
 
+# %% ../nbs/58_paper_b.ipynb #046b9338
 def _several_wavelengths(run, trained):
     "What a model says to the patterns of truth.csv"
     folder, found, model = run.path('measured'), {}, trained.card['name']
     with open(folder/'truth.csv', encoding='utf-8') as file: rows = [*csv.DictReader(file)]
     for row in rows[:2] if run.quick else rows:
         group = int(row['space_group'])
-        answer = run.step(f"{row['name']}-{model}", _answer_to, folder/f"{row['name']}.xy", float(row['wavelength']), model)
+        answer = run.step(f"{row['name']}-{model}", _answer_to, folder/f"{row['name']}.xy", float(row['wavelength']),
+                          model)
         ranks = answer.pop('ranks')
         found[row['name']] = dict(space_group=group, wavelength=float(row['wavelength']), formula=row['formula'],
                                   rank=ranks[str(group)], crystal_system=crystal_system(answer['first'][0][0])
                                   == crystal_system(group), **answer)
     return dict(model=_card(trained), patterns=found, in_top5=sum(r['rank'] < 5 for r in found.values()))
 
-@experiment('measured', paper='B', about='powder-230 and powder-230-measured on measured patterns of several wavelengths', needs='measured',
-            minutes=.3)
+@experiment('measured', paper='B', needs='measured', minutes=.3,
+            about='powder-230 and powder-230-measured on measured patterns of several wavelengths')
 def measured(run):
     "Every pattern of truth.csv, by the model that never saw a measured pattern and by the one that learned from minerals"
     run.size(full=dict(patterns=5), quick=dict(patterns=2))

@@ -255,7 +255,8 @@ def _standard():
 @fast_compiled
 def _draw(ranges, group):
     "Any instrument, in the same order"
-    ws, slopes, sizes, size_chance, etas, alpha2_chance, zeros, displacements, grains, bs, marches, march_chance, starts, start_chance, stops, stop_chance = ranges
+    (ws, slopes, sizes, size_chance, etas, alpha2_chance, zeros, displacements, grains, bs, marches, march_chance, starts,
+     start_chance, stops, stop_chance) = ranges
     width = math.exp(np.random.uniform(math.log(ws[0]),math.log(ws[1])))
     slope = width*width*np.random.uniform(slopes[0],slopes[1])
     size = np.random.uniform(sizes[0],sizes[1]) if np.random.rand()<size_chance else 0.
@@ -1128,7 +1129,7 @@ def finish_powder(
     known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
     scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
-    answered = answered_rates(trained,scored,rough); known['know']['right'] = [a['right'] and a['right']['value'] for a in answered]
+    answered = answered_rates(trained,scored,rough); known['know']['right'] = _right(answered)
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
@@ -1151,6 +1152,8 @@ def answered_rates(
         sure = trained.knows(s.probabilities)
         found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
     return found
+
+def _right(rates): return [r['right'] and r['right']['value'] for r in rates]
 
 # %% ../nbs/57_powder_model.ipynb #1bdfb5ca
 def pattern_correlation(
@@ -1235,6 +1238,18 @@ class MeasuredBatches:
             y[:n] = torch.from_numpy(self.target[chosen]); law[:n] = False
             yield x,y,law,standard,pair
 
+# %% ../nbs/57_powder_model.ipynb #f6b50cf9
+def _partly_still(model, still):
+    "A copy of which tensors with such beginnings of their names do not learn"
+    model = copy.deepcopy(model)
+    for name,p in model.named_parameters(): p.requires_grad_(not name.startswith(tuple(still)))
+    return model
+
+def _voting(memory, recipe, voters, seed):
+    "The part of the loss in which crystals of the memory vote"
+    kept = torch.from_numpy(some_rows(np.arange(len(memory)),voters,seed))
+    return NeighbourLoss(recipe.neighbour_width,voters,places=memory.places(kept),groups=memory.groups[kept]-1)
+
 # %% ../nbs/57_powder_model.ipynb #3ff62c32
 def learn_measured(
     trained:TrainedPowder,
@@ -1251,20 +1266,20 @@ def learn_measured(
     judging=dict(epochs=10,batch=32,lr=1e-3), # how the judge goes on learning, as in `train_judge`
 )->TrainedPowder: # temperature and threshold are those of before; calibrate anew
     "Go on training with measured patterns among simulated ones."
-    recipe = replace(trained.recipe,key_share=0.); repeats = near_repeats(arrays) if repeats is None else repeats; rng = np.random.default_rng(seed)
+    recipe = replace(trained.recipe,key_share=0.); rng = np.random.default_rng(seed)
+    if repeats is None: repeats = near_repeats(arrays)
     real = np.flatnonzero(~lines.law)
-    simulated = PatternBatches(lines,rng.choice(real,steps*recipe.batch_size),recipe,seed+100); mixed = MeasuredBatches(simulated,arrays,groups,repeats,share,seed)
+    simulated = PatternBatches(lines,rng.choice(real,steps*recipe.batch_size),recipe,seed+100)
+    mixed = MeasuredBatches(simulated,arrays,groups,repeats,share,seed)
     watch = PatternBatches(lines,rng.choice(real,recipe.batch_size//2),recipe,seed+101,valid=True)
-    model = copy.deepcopy(trained.model); [p.requires_grad_(not name.startswith(tuple(still))) for name,p in model.named_parameters()]
-    learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,model)
-    if model.memory is not None:
-        kept = torch.from_numpy(some_rows(np.arange(len(model.memory)),voters,seed))
-        learn.loss_func.neighbours = NeighbourLoss(recipe.neighbour_width,voters,places=model.memory.places(kept),groups=model.memory.groups[kept]-1)
+    learner_parts()[0].set_seed(seed); learn = powder_learner(mixed,watch,recipe,folder,_partly_still(trained.model,still))
+    if learn.model.memory is not None: learn.loss_func.neighbours = _voting(learn.model.memory,recipe,voters,seed)
     with quiet(learn): learn.fit_one_cycle(1,lr,pct_start=.1,div_final=1e4)
     model = learn.model.float().eval()
     if model.memory is not None and model.memory.judge is not None:
         evidence,_ = gather_evidence(trained.model,arrays,lattices=False,called=model.memory.called_noisy)
-        model.memory.judge = train_judge(*evidence,torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,start=model.memory.judge)
+        model.memory.judge = train_judge(*evidence,torch.as_tensor(np.asarray(groups,int)-1),**judging,seed=seed,
+                                         start=model.memory.judge)
     return TrainedPowder(model,recipe,trained.card)
 
 # %% ../nbs/57_powder_model.ipynb #b6d3de3b

@@ -160,7 +160,8 @@ def fill_chunk(
 ):
     "Patterns of some rows; a row that has no standard cell stays black and gets label 0."
     crystals,recipe,groups = job; torch.set_num_threads(1)
-    cells = [_cell_or_none(c,recipe.symprec,make) for c in crystals]; good = [i for i,c in enumerate(cells) if c is not None]
+    cells = [_cell_or_none(c,recipe.symprec,make) for c in crystals]
+    good = [i for i,c in enumerate(cells) if c is not None]
     P = recipe.setup.detector.pixels; out = np.zeros((len(cells),len(recipe.setup.axes),P,P),np.uint8)
     if good: out[good] = pattern_images([cells[i] for i in good],recipe).numpy()
     labels = np.array(groups); labels[[i for i in range(len(cells)) if cells[i] is None]] = 0
@@ -217,7 +218,8 @@ def _fill_cache(table, rows, recipe, folder, workers, chunk, card, name, dtype, 
     kept,labels = (np.lib.format.open_memmap(folder/f'{f}.npy','r+') for f in (name,'space_groups'))
     starts = range(done,len(rows),chunk); groups = table.space_group
     jobs = (([table[int(r)] for r in rows[s:s+chunk]],recipe,groups[rows[s:s+chunk]]) for s in starts)
-    for s,(x,y) in zip(starts,progress(spread(partial(fill_chunk,make=make),jobs,workers),len(starts),f'{name} for {recipe.name}')):
+    chunks = progress(spread(partial(fill_chunk,make=make),jobs,workers),len(starts),f'{name} for {recipe.name}')
+    for s,(x,y) in zip(starts,chunks):
         kept[s:s+len(x)],labels[s:s+len(y)] = keep(x),y
         write_json(folder/'cache.json',dict(card,done=int(s+len(x))))
     return folder
@@ -458,7 +460,8 @@ def take_weights(
         raise ValueError('none of the weights to start from fits this network: give those of the same architecture')
     both = [(i,list(known).index(c)) for i,c in enumerate(classes) if c in known]
     for k,v in own.items():
-        if both and k not in fits and k in state and v.shape[1:]==state[k].shape[1:] and len(v)==len(classes) and len(state[k])==len(known):
+        if (both and k not in fits and k in state and v.shape[1:]==state[k].shape[1:]
+                and len(v)==len(classes) and len(state[k])==len(known)):
             i,j = zip(*both); fits[k] = v.clone(); fits[k][list(i)] = state[k][list(j)].to(v.dtype)
     model.load_state_dict({**own,**fits}); return [k for k in own if k not in fits]
 
