@@ -187,6 +187,7 @@ _SAMPLES = {'cubic': 120_000, 'tetragonal': 800_000, 'trigonal+hexagonal': 250_0
 CELL_BINS = 80 # answers to the question for one number of the cell
 LAW_RECIPES = {r.name: r for s, n in _NAMES.items() for r in (
     LawRecipe(f'ulbd-{n}', GRIDS[s], jitter=1., samples=_SAMPLES[s]),
+    LawRecipe(f'ulbd-{n}-class', GRIDS[s], jitter=1., samples=_SAMPLES[s], labels='class'),
     LawRecipe(f'ulbd-{n}-paper', GRIDS[s], **_PAPER))}
 
 def law_recipe_from_dict(
