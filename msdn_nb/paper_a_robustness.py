@@ -8,6 +8,7 @@ __all__ = ['SHARES', 'VIEWS', 'PUBLISHED_VACANCIES', 'LIKE', 'VARIED_LIKE', 'SIZ
            'vacancies', 'troubled', 'trouble_answers', 'noise']
 
 # %% ../nbs/48_paper_a_robustness.ipynb #4be72fb3
+import re
 from functools import partial
 import numpy as np, torch
 from .crystal import CrystalError, standard_cell
@@ -224,7 +225,7 @@ def noise(run):
     found = {}
     for name, (network, rows) in asked.items():
         run.say(name)
-        found[name] = run.step(name, partial(trouble_answers, network), run.table, some_rows(rows, size.tests),
-                               run.seed, run.workers)
+        found[name] = run.step(re.sub(r'\W+', '-', name), partial(trouble_answers, network), run.table,
+                               some_rows(rows, size.tests), run.seed, run.workers)
     return dict(found=found, units={name: unit for name, (unit, _, _) in EFFECTS.items()},
                 weights={name: network.card['name'] for name, (network, _) in asked.items()})
