@@ -151,7 +151,7 @@ def _table(found):
     "An answer as lines of text"
     from msdn_nb.symmetry import symbol
     lines, same = ([f'{found.input}  ({found.model}){": I do not know" if found.undecided else ""}'],
-                   'same diffraction class' if found.pattern is None else 'the same lines as')
+                   'same diffraction class as' if found.pattern is None else 'the same lines as')
     for i, c in enumerate(found.candidates, 1):
         doubt = f' ± {100*c.std:4.1f}' if any(o.std for o in found.candidates) else ''
         alike = [f'{n} {symbol(n)}' for n in c.inseparable]

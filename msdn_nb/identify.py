@@ -479,7 +479,7 @@ def plot_candidates(self:Identification,
         if len(others) > 6: others = [*others[:5], f'and {len(others) - 5} more']
         ax.text(1.24, y, '\n'.join(',  '.join(others[i:i + 2]) for i in range(0, len(others), 2)), va='center',
                 fontsize=8.5, color='#555555')
-    ax.text(1.24, -.6, 'same diffraction class' if self.pattern is None else 'the same lines as', fontsize=8.5,
+    ax.text(1.24, -.6, 'same diffraction class as' if self.pattern is None else 'the same lines as', fontsize=8.5,
             color='#555555', va='bottom')
     ax.set_yticks(range(len(p)), [f'{c.space_group}  {_typeset(c.symbol)}' for c in self.candidates], fontsize=11)
     ax.set(xlim=(0, 1), ylim=(len(p) - .45, -.6), xlabel='probability'); ax.spines[['top', 'right']].set_visible(False)
