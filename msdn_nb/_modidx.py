@@ -1419,6 +1419,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'msdn_nb.shaping._nodes': ('shaping.html#_nodes', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._pairs': ('shaping.html#_pairs', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._released_one': ('shaping.html#_released_one', 'msdn_nb/shaping.py'),
+                                 'msdn_nb.shaping._saved_alone': ('shaping.html#_saved_alone', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._shape_one': ('shaping.html#_shape_one', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._shape_portion': ('shaping.html#_shape_portion', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._shape_stack': ('shaping.html#_shape_stack', 'msdn_nb/shaping.py'),

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import numba, numpy as np
 from fastcore.basics import patch
+from filelock import FileLock
 from .crystal import run_facts, write_json
 
 # %% ../nbs/11_shaping.ipynb #a47d966b
@@ -22,8 +23,15 @@ def compiled(
     reorder:bool=False, # may sums be reordered, so that the processor takes several terms at once?
 ):                      # the same, compiled at its first call
     "Compile with numba, without holding Python's lock"
-    try: return numba.njit(cache=True, nogil=True, fastmath=reorder)(function)
+    try: return _saved_alone(numba.njit(cache=True, nogil=True, fastmath=reorder)(function))
     except RuntimeError: return numba.njit(nogil=True, fastmath=reorder)(function) # no folder to keep it in
+
+def _saved_alone(function):
+    "Let one process at a time add to what is kept of a compiled function: two would give two kinds of arguments one name"
+    file = function._cache._cache_file; save = file.save
+    def locked(key, data):
+        with FileLock(f'{file._index_path}.lock'): save(key, data)
+    file.save = locked; return function
 
 # %% ../nbs/11_shaping.ipynb #df9c7002
 def synthetic_patterns(
