@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study',
-           'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe', 'network_name',
-           'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'like_paper_network',
-           'varied_network', 'classes', 'difference', 'gains_by_system', 'add_norm', 'Variant', 'ablation_changes',
-           'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
-           'learning_curve']
+           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET',
+           'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe',
+           'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among',
+           'add_norm', 'Variant', 'fold_norm', 'plain_network', 'like_paper_network', 'varied_network',
+           'normalised_network', 'classes', 'difference', 'gains_by_system', 'ablation_changes', 'ablation',
+           'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #50b24753
+# %% ../nbs/45_paper_a_accuracy.ipynb #c985b29f
 import csv, hashlib, json
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
 from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
@@ -304,98 +306,6 @@ def among(
     take_weights(model, trained.model.state_dict(), recipe.classes, trained.recipe.classes)
     return Trained(model.eval(), recipe, dict(trained.card, asked_among=list(classes)))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #639e98a1
-CLASS_SIZES = dict(
-    full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
-              like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
-              fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49]),
-    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
-                 like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)}),
-    quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
-               folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[]))
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
-def like_paper_network(
-    run,           # `Run`
-    size,          # of the run: like_crystals, like_epochs, pixels
-    groups:int=72  # a key of size.like_epochs
-)->tuple:          # `Trained`, and the `Study` that it learned from
-    "The network of `classes` on entries like the paper's; trained only where that experiment has not trained it"
-    study = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
-    one = lambda n, start: learned(run, study(n), 'MSDN', run.seed, size.like_epochs[str(n)], start=start)
-    first = one(8, None)
-    return first if groups == 8 else one(groups, first), study(groups)
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #571c2391
-VARIED = dict(lr=LEARNING['lr']/2, disturb=Disturbance(halo_chance=0., counts_chance=0.))
-
-def varied_network(
-    run,           # `Run`
-    size,          # of the run: as for `like_paper_network`, and `varied`
-    groups:int=72  # a key of size.varied
-)->tuple:          # `Trained`, and the `Study` that it learned from
-    "The network of `like_paper_network` after more epochs with varied crystals"
-    first, study = like_paper_network(run, size, groups); how = size.varied[str(groups)]
-    return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first,
-                   versions=study_versions(run, study, how['versions']), **VARIED), study
-
-def _varied_scores(run, size):
-    "Scores of the networks that went on with varied crystals, of their own groups and among fewer"
-    def job(groups, key, how, asked):
-        trained, study = varied_network(run, size, groups); known = some_rows(study.learn, len(study.test), run.seed)
-        told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
-        fewer = {n: make_study(run, n, size.like_crystals, size.pixels, run.seed, True) for n in asked}
-        return dict(**told, log=trained.card['log'], networks=[trained.card['name']], among={
-            str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})
-    return {n: dict(how, **run.step(f'varied-{n}', job, int(n), size.like_crystals, how, size.asked))
-            for n, how in size.varied.items()}
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #28da6aa0
-LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', 'varied', 'pixels') if k in size}, **more)
-              for (form, size), more in zip(CLASS_SIZES.items(), (dict(like_groups=72), {}, dict(like_groups=8)))}
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #afa03509
-@experiment('classes', paper='A',
-            about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
-            needs='mp', minutes=340)
-def classes(run):
-    "All entries and entries like the paper's; learning curves; the rotation of folds"
-    size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]
-    made = {}
-    def make(n, like):
-        return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels,
-                                                     run.seed, like))
-    seeds = run.seeds(size.repeats)
-    found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds,
-                          lambda n, how: size.epochs if how == 'scratch' else size.transfer_epochs,
-                          lambda n, seed: n in size.scratch_repeats or seed == run.seed)
-    like = _class_scores(run, 'like', lambda n: make(n, True), like_sizes, seeds[:size.like_repeats],
-                         lambda n, how: size.like_epochs[str(n)], lambda n, seed: False)
-    data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
-            'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in like_sizes}}
-    return dict(scores={'all': found, 'like the paper': like}, varied=_varied_scores(run, size),
-                rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
-                like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
-
-# %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
-def difference(
-    a, b # right answers (seeds, crystals) of two networks to the same crystals
-)->dict: # value, std, n of crystals, and `seeds` of either
-    "How much more often the first network is right"
-    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
-    spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
-    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d),
-                seeds=[len(a), len(b)])
-
-def gains_by_system(
-    truth, # (n,) space groups
-    a, b   # right answers (seeds, n) of two networks
-)->dict:   # crystal system -> `difference`; systems with fewer than two crystals are left out
-    "How much more often the first network is right, by crystal system"
-    systems = systems_of(truth)
-    return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS
-            if (systems == s).sum() > 1}
-
 # %% ../nbs/45_paper_a_accuracy.ipynb #bd685635
 def add_norm(
     module # a network; changed in place
@@ -423,6 +333,145 @@ class Variant(MSDN):
     def decide(self, f): return self.heads[0](self.dropout(f.mean(1))) if self.one_head else super().decide(f)
 
 ARCHITECTURES['MSDN-variant'] = lambda n_classes, pixels, n_beams, **more: Variant(n_classes, **more)
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #cc0d7c17
+def fold_norm(
+    module # a network in which `add_norm` put normalisation; changed in place
+):         # the same
+    "Work every batch normalisation into the convolution before it"
+    for name, child in list(module.named_children()):
+        pair = [*child.children()]
+        if [type(m) for m in pair] == [torch.nn.Conv2d, torch.nn.BatchNorm2d]:
+            setattr(module, name, fuse_conv_bn_eval(*pair))
+        else: fold_norm(child)
+    return module
+
+def plain_network(
+    trained:Trained # a `Variant` with normalisation
+)->Trained:         # an `MSDN`, with the same answers
+    "The network of the paper that answers as a normalised one does"
+    recipe = replace(trained.recipe, architecture='MSDN', model_args={}); model = build_model(recipe)
+    model.load_state_dict(fold_norm(deepcopy(trained.model).cpu().eval()).state_dict())
+    return Trained(model.eval(), recipe, dict(trained.card, parameters=sum(p.numel() for p in model.parameters())))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #3192efcb
+CLASS_SIZES = dict(
+    full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
+              like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
+              fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, normalised={'72': dict(epochs=100, versions=10),
+                                                                      '8': dict(epochs=30, versions=10)},
+              asked=[8, 20, 49]),
+    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
+                 like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
+                 normalised={'72': dict(epochs=7, versions=2), '8': dict(epochs=4, versions=2)}),
+    quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
+               folds=2, varied={'8': dict(epochs=1, versions=1)}, normalised={n: dict(epochs=1, versions=1) for n in ('20', '8')},
+               asked=[8]))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
+def like_paper_network(
+    run,           # `Run`
+    size,          # of the run: like_crystals, like_epochs, pixels
+    groups:int=72  # a key of size.like_epochs
+)->tuple:          # `Trained`, and the `Study` that it learned from
+    "The network of `classes` on entries like the paper's; trained only where that experiment has not trained it"
+    study = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
+    one = lambda n, start: learned(run, study(n), 'MSDN', run.seed, size.like_epochs[str(n)], start=start)
+    first = one(8, None)
+    return first if groups == 8 else one(groups, first), study(groups)
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #769b981a
+VARIED = dict(lr=LEARNING['lr']/2, disturb=Disturbance(halo_chance=0., counts_chance=0.))
+
+def varied_network(
+    run,           # `Run`
+    size,          # of the run: as for `like_paper_network`, and `varied`
+    groups:int=72  # a key of size.varied
+)->tuple:          # `Trained`, and the `Study` that it learned from
+    "The network of `like_paper_network` after more epochs with varied crystals"
+    first, study = like_paper_network(run, size, groups); how = size.varied[str(groups)]
+    return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first,
+                   versions=study_versions(run, study, how['versions']), **VARIED), study
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #3f615f73
+NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01)
+
+def normalised_network(
+    run,              # `Run`
+    size,             # of the run: like_crystals, pixels, and `normalised`
+    groups:int=72,    # a key of size.normalised; the first of them learns from nothing, the others start from it
+    plain:bool=True   # without normalisation, as it answers?
+)->tuple:             # `Trained`, and the `Study` that it learned from
+    "The network of the paper on entries like the paper's, normalised while it learns"
+    make = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
+    most = int(next(iter(size.normalised))); study, widest, how = make(groups), make(most), size.normalised[str(groups)]
+    more = {} if groups == most else dict(lr=LEARNING['lr']/4, start=normalised_network(run, size, most, False)[0])
+    trained = learned(run, study, 'MSDN-variant', run.seed, how['epochs'],
+                      versions=study_versions(run, widest, how['versions']), **NORMALISED, **more)
+    return plain_network(trained) if plain else trained, study
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #6ee8f5b2
+def _further_scores(run, size, kind, network):
+    "Scores of the networks named in `size.KIND`"
+    def job(groups, key, how, asked):
+        trained, study = network(run, size, groups); known = some_rows(study.learn, len(study.test), run.seed)
+        told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
+        fewer = {n: make_study(run, n, size.like_crystals, size.pixels, run.seed, True) for n in asked}
+        return dict(**told, log=trained.card['log'], networks=[trained.card['name']],
+                    parameters=trained.card['parameters'], among={
+            str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})
+    sizes = getattr(size, kind)
+    return {n: dict(how, **run.step(f'{kind}-{n}', job, int(n), size.like_crystals, how,
+                                    size.asked if n == next(iter(sizes)) else []))
+            for n, how in sizes.items()}
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #dad403e1
+LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', 'varied', 'normalised', 'pixels')
+                          if k in size}, **more)
+              for (form, size), more in zip(CLASS_SIZES.items(), (dict(like_groups=72), {}, dict(like_groups=8)))}
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #4444c1a4
+@experiment('classes', paper='A',
+            about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
+            needs='mp', minutes=340)
+def classes(run):
+    "All entries and entries like the paper's; learning curves; the rotation of folds"
+    size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]
+    made = {}
+    def make(n, like):
+        return made.setdefault((n, like), make_study(run, n, size.like_crystals if like else size.crystals, size.pixels,
+                                                     run.seed, like))
+    seeds = run.seeds(size.repeats)
+    found = _class_scores(run, 'all', lambda n: make(n, False), size.sizes, seeds,
+                          lambda n, how: size.epochs if how == 'scratch' else size.transfer_epochs,
+                          lambda n, seed: n in size.scratch_repeats or seed == run.seed)
+    like = _class_scores(run, 'like', lambda n: make(n, True), like_sizes, seeds[:size.like_repeats],
+                         lambda n, how: size.like_epochs[str(n)], lambda n, seed: False)
+    data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
+            'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in like_sizes}}
+    return dict(scores={'all': found, 'like the paper': like}, varied=_further_scores(run, size, 'varied', varied_network),
+                normalised=_further_scores(run, size, 'normalised', normalised_network),
+                rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
+                like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #3d90829c
+def difference(
+    a, b # right answers (seeds, crystals) of two networks to the same crystals
+)->dict: # value, std, n of crystals, and `seeds` of either
+    "How much more often the first network is right"
+    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
+    spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
+    return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d),
+                seeds=[len(a), len(b)])
+
+def gains_by_system(
+    truth, # (n,) space groups
+    a, b   # right answers (seeds, n) of two networks
+)->dict:   # crystal system -> `difference`; systems with fewer than two crystals are left out
+    "How much more often the first network is right, by crystal system"
+    systems = systems_of(truth)
+    return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS
+            if (systems == s).sum() > 1}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #61db1b2a
 def ablation_changes(

@@ -9,7 +9,7 @@ __all__ = ['BINS', 'SURE', 'DOUBTFUL', 'ASKED_ECE', 'GROUP_SIZES', 'CASES', 'POW
            'system_gains', 'groups', 'packed', 'unpacked', 'case_patterns', 'alike', 'cases', 'latent_facts',
            'drawn_map', 'usual_crystals', 'network_redundancy', 'latent']
 
-# %% ../nbs/47_paper_a_answers.ipynb #af3b1070
+# %% ../nbs/47_paper_a_answers.ipynb #d81bcb4e
 import base64, io
 from collections import Counter
 from dataclasses import replace
@@ -29,7 +29,7 @@ from .latent import (compare_distances, feature_maps, features, latent_map, mosa
                             redundancy)
 from .experiments import ExperimentError, experiment
 from .paper_a_accuracy import (FULL, LIKE_SIZES, QUICK, REDUCED, answers, difference, gains_by_system, learned,
-                                      make_study, study_patterns, varied_network)
+                                      make_study, normalised_network, study_patterns)
 from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT
 
 # %% ../nbs/47_paper_a_answers.ipynb #e74dd23c
@@ -314,17 +314,17 @@ def _shipped_answers(run, crystals):
     target = np.searchsorted(labels, run.table.space_group[told['rows']])
     return Evaluation('msdn-72', labels, told['rows'], target, softmax(told['logits']/trained.temperature, 1), 0, 1.)
 
-# %% ../nbs/47_paper_a_answers.ipynb #c20eedde
+# %% ../nbs/47_paper_a_answers.ipynb #90f59692
 def _like_the_paper(run, size):
     "By group and system: the paper's network on all entries like the paper's"
-    def job(groups, like_crystals, like_epochs, varied):
-        trained, study = varied_network(run, size, groups); found = answers(trained, study)
+    def job(groups, like_crystals, normalised):
+        trained, study = normalised_network(run, size, groups); found = answers(trained, study)
         few = tuple(g for g in class_set(49) if g in study.classes)
         sets = {str(len(study.classes)): found, **({str(len(few)): narrowed(found, few)} if groups > 49 else {})}
         told = {k: by_group(e) for k, e in sets.items()}
         return dict(network=trained.card['name'], scores=told, swapped={k: swapped(t['wrong']) for k, t in told.items()},
                     diffraction={k: by_diffraction_class(e, 'fixed') for k, e in sets.items()})
-    return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.like_epochs, size.varied)
+    return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.normalised)
 
 # %% ../nbs/47_paper_a_answers.ipynb #629d4070
 @experiment('groups', paper='A', needs='mp', minutes=16,
