@@ -1444,6 +1444,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'msdn_nb.shaping.join_nodes': ('shaping.html#join_nodes', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.measure_shaping': ('shaping.html#measure_shaping', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.response': ('shaping.html#response', 'msdn_nb/shaping.py'),
+                                 'msdn_nb.shaping.set_aside': ('shaping.html#set_aside', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.shape_pattern': ('shaping.html#shape_pattern', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.shaped_patterns': ('shaping.html#shaped_patterns', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.shaped_patterns_batch': ('shaping.html#shaped_patterns_batch', 'msdn_nb/shaping.py'),

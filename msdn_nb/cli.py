@@ -6,7 +6,7 @@
 __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', 'Grey', 'Anything', 'AnyModel', 'Anode', 'Cell',
            'FigureFile', 'GreyOfImages', 'Field', 'SetupName', 'Radiation', 'Mode', 'Angles', 'Width', 'Doublet',
            'Height', 'Counts', 'March', 'BFactor', 'AsIs', 'SetupOption', 'ZoneAxes', 'Wavelength', 'Scattering',
-           'Pixels', 'HalfEdge', 'Crystallite', 'RawGrey', 'Threshold', 'Factor', 'SourceName', 'RecipeName',
+           'Pixels', 'HalfEdge', 'Crystallite', 'RawGrey', 'Threshold', 'Factor', 'Centre', 'SourceName', 'RecipeName',
            'TrainingTable', 'Epochs', 'Rate', 'Limit', 'Start', 'Cache', 'Substitute', 'Measured', 'laws', 'Axes', 'By',
            'System', 'AxesOption', 'ByOption', 'main', 'message', 'finish', 'one_job', 'group_inputs', 'input_name',
            'check_figure', 'figure_paths', 'write_figures', 'cell_numbers', 'identify', 'make_setup', 'write_patterns',
@@ -435,7 +435,7 @@ BFactor = Annotated[Optional[float], typer.Option(min=0, help='Isotropic Debye-W
                                                   show_default=False)]
 AsIs = Annotated[bool, typer.Option('--as-is', help="Keep the file's cell; do not go to the standard one.")]
 
-# %% ../nbs/61_cli.ipynb #6ab1a38f
+# %% ../nbs/61_cli.ipynb #5c8cc7c4
 SetupOption = Annotated[SetupName, typer.Option(
     help='default: what the shipped model reads. paper: Tiong et al. (2020), sharp crystallites at 256 px.')]
 ZoneAxes = Annotated[list[str], typer.Option(help='Zone axis: x, y, z, or u,v,w; repeat it for several.',
@@ -451,8 +451,10 @@ Crystallite = Annotated[Optional[float], typer.Option(help='Edge of the crystall
 RawGrey = Annotated[Grey, typer.Option(help='Grey scale of the raw images; log spans five decades.')]
 Threshold = Annotated[int, typer.Option(min=1, max=255, help='Least linear grey level of a node.')]
 Factor = Annotated[float, typer.Option(help='Longest line, in units of the smallest node distance.')]
+Centre = Annotated[float, typer.Option(help='Edge of a central square that the grey scale of the shaping leaves out, as a '
+                                            'share of the pattern; 0.086 in the released program.')]
 
-# %% ../nbs/61_cli.ipynb #4856fa0c
+# %% ../nbs/61_cli.ipynb #e36877fe
 @app.command()
 def simulate(
     paths:Structures,
@@ -462,7 +464,7 @@ def simulate(
     two_theta:Angles=None, fwhm:Width=None, alpha2:Doublet=False, background:Height=None, counts:Counts=None,
     march:March=None, b_factor:BFactor=None, pixels:Pixels=None, field_of_view:HalfEdge=None, size:Crystallite=None,
     grey:RawGrey='log', threshold:Threshold=50, factor:Factor=1.7,
-    mode:Annotated[Mode, typer.Option(help='Way of shaping.')]='paper',
+    mode:Annotated[Mode, typer.Option(help='Way of shaping.')]='paper', centre:Centre=0.,
     as_is:AsIs=False, seed:Seed=0, as_json:Json=False,
 ):
     "Write raw, spot and shaped patterns, or powder patterns."
@@ -478,7 +480,7 @@ def simulate(
     def spots():
         made = make_setup(SetupName(setup).value, axes, angstrom, beam, pixels, field_of_view, size, b_factor)
         return _simulate_all(paths, out, write_patterns, setup=made, grey=Grey(grey).value, as_is=as_is,
-                             threshold=threshold, factor=factor, mode=Mode(mode).value)
+                             threshold=threshold, factor=factor, mode=Mode(mode).value, centre=centre)
     one_job(lines if powder else spots, out, as_json)
 
 # %% ../nbs/61_cli.ipynb #c460a2c9

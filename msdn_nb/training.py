@@ -13,7 +13,7 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout', 'probabilities', 'predict',
            'fit_temperature']
 
-# %% ../nbs/30_training.ipynb #f0aca60c
+# %% ../nbs/30_training.ipynb #809e0cdf
 import json, os, sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
@@ -24,7 +24,7 @@ import numpy as np, torch
 from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
 from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
-from .shaping import shaped_patterns_batch, crop_resize
+from .shaping import CENTRE, shaped_patterns_batch, crop_resize
 from .sources import TableError, data_hash, random_split
 from .models import MSDN, FoldNet, joint_loss, joint_logits
 from .baselines import BASELINES
@@ -68,12 +68,12 @@ class Recipe:
     disturb:Disturbance|None=None # of training patterns
     base:str|None=None           # weights whose trunk is kept as it is; only what decides learns
 
-# %% ../nbs/30_training.ipynb #8b585e23
+# %% ../nbs/30_training.ipynb #6762347a
 _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
 RECIPES = {r.name:r for r in [
     Recipe('msdn-72',disturb=Disturbance()),
     *[_head(f'msdn-{n}',classes=class_set(n)) for n in (8,20,49,116)],
-    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',shaping=dict(threshold=50,factor=1.7),
+    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',shaping=dict(threshold=50,factor=1.7,centre=CENTRE),
            size=224,
            lr=1e-5,schedule='flat',weight_decay=1e-7,decoupled=False,label_smoothing=0.,epochs=100)]}
 
