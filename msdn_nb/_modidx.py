@@ -853,6 +853,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.scores': ( 'paper_a_accuracy.html#scores',
                                                                                'msdn_nb/paper_a_accuracy.py'),
+                                          'msdn_nb.paper_a_accuracy.settle_norm': ( 'paper_a_accuracy.html#settle_norm',
+                                                                                    'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.study_patterns': ( 'paper_a_accuracy.html#study_patterns',
                                                                                        'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.study_recipe': ( 'paper_a_accuracy.html#study_recipe',

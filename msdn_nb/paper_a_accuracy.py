@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER
            'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET',
            'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe',
            'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among',
-           'add_norm', 'Variant', 'fold_norm', 'plain_network', 'like_paper_network', 'varied_network',
+           'add_norm', 'Variant', 'fold_norm', 'plain_network', 'settle_norm', 'like_paper_network', 'varied_network',
            'normalised_network', 'classes', 'difference', 'gains_by_system', 'ablation_changes', 'ablation',
            'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
@@ -19,13 +19,14 @@ from functools import partial
 from pathlib import Path
 import numpy as np, torch
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.optim.swa_utils import update_bn
 from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
 from .sources import CrystalTable, prototype_split, random_split, some_rows
 from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .shaping import CENTRE
 from .models import MSDN
 from .training import (ARCHITECTURES, Disturbance, Recipe, Trained, build_model, cache_patterns, load_weights,
-                              open_cache, save_weights, take_weights, train)
+                              network_input, open_cache, save_weights, take_weights, train)
 from .substitution import Variation, likely_substitutes
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
@@ -357,6 +358,19 @@ def plain_network(
     model.load_state_dict(fold_norm(deepcopy(trained.model).cpu().eval()).state_dict())
     return Trained(model.eval(), recipe, dict(trained.card, parameters=sum(p.numel() for p in model.parameters())))
 
+# %% ../nbs/45_paper_a_accuracy.ipynb #614d3624
+def settle_norm(
+    trained:Trained,    # with normalisation; changed in place
+    study:Study,
+    crystals:int=4000,  # of the learning part, about
+    seed:int=0          # of their choice
+)->Trained:             # the same
+    "Take the means and variances of all normalisations anew"
+    images = study_patterns(study, some_rows(study.learn, crystals, seed))[0]
+    update_bn((network_input(images[i:i + 100], trained.recipe).to(next(trained.model.parameters()).device)
+               for i in range(0, len(images), 100)), trained.model)
+    return trained
+
 # %% ../nbs/45_paper_a_accuracy.ipynb #3192efcb
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
@@ -411,6 +425,7 @@ def normalised_network(
     more = {} if groups == most else dict(lr=LEARNING['lr']/4, start=normalised_network(run, size, most, False)[0])
     trained = learned(run, study, 'MSDN-variant', run.seed, how['epochs'],
                       versions=study_versions(run, widest, how['versions']), **NORMALISED, **more)
+    settle_norm(trained, study, seed=run.seed)
     return plain_network(trained) if plain else trained, study
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #6ee8f5b2
