@@ -358,7 +358,7 @@ def plain_network(
     model.load_state_dict(fold_norm(deepcopy(trained.model).cpu().eval()).state_dict())
     return Trained(model.eval(), recipe, dict(trained.card, parameters=sum(p.numel() for p in model.parameters())))
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #614d3624
+# %% ../nbs/45_paper_a_accuracy.ipynb #92ac52f9
 def settle_norm(
     trained:Trained,    # with normalisation; changed in place
     study:Study,
