@@ -845,6 +845,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.normalised_network': ( 'paper_a_accuracy.html#normalised_network',
                                                                                            'msdn_nb/paper_a_accuracy.py'),
+                                          'msdn_nb.paper_a_accuracy.paper_lines': ( 'paper_a_accuracy.html#paper_lines',
+                                                                                    'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.plain_network': ( 'paper_a_accuracy.html#plain_network',
                                                                                       'msdn_nb/paper_a_accuracy.py'),
                                           'msdn_nb.paper_a_accuracy.power_law': ( 'paper_a_accuracy.html#power_law',

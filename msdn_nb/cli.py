@@ -307,7 +307,7 @@ def write_patterns(
     setup,           # `Setup`
     grey='log',      # grey scale of the raw images
     as_is=False,     # keep the cell of the file instead of the standard one
-    **shaping,       # threshold, factor, mode: see `shape_pattern`
+    **shaping,       # threshold, factor, mode, centre: see `shape_pattern`
 )->list: # the files
     "Simulate one crystal and write all its patterns"
     from msdn_nb.crystal import check_size, read_crystal, standard_cell
@@ -451,8 +451,8 @@ Crystallite = Annotated[Optional[float], typer.Option(help='Edge of the crystall
 RawGrey = Annotated[Grey, typer.Option(help='Grey scale of the raw images; log spans five decades.')]
 Threshold = Annotated[int, typer.Option(min=1, max=255, help='Least linear grey level of a node.')]
 Factor = Annotated[float, typer.Option(help='Longest line, in units of the smallest node distance.')]
-Centre = Annotated[float, typer.Option(help='Edge of a central square that the grey scale of the shaping leaves out, as a '
-                                            'share of the pattern; 0.086 in the released program.')]
+Centre = Annotated[float, typer.Option(help='Edge of a central square that the shaping leaves out of its grey scale, as '
+                                            'a share; 0.086 in the released program.')]
 
 # %% ../nbs/61_cli.ipynb #e36877fe
 @app.command()

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
            'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET',
-           'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'study_recipe',
-           'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among',
-           'add_norm', 'Variant', 'fold_norm', 'plain_network', 'settle_norm', 'like_paper_network', 'varied_network',
-           'normalised_network', 'classes', 'difference', 'gains_by_system', 'ablation_changes', 'ablation',
-           'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
+           'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'paper_lines',
+           'study_recipe', 'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows',
+           'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm', 'plain_network', 'settle_norm',
+           'like_paper_network', 'varied_network', 'normalised_network', 'classes', 'difference', 'gains_by_system',
+           'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
+           'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
@@ -129,6 +130,12 @@ LEARNING = dict(lr=2e-3, weight_decay=1e-7, label_smoothing=0., batch_size=32)
 PAPER_LEARNING = dict(lr=1e-5, weight_decay=1e-7, label_smoothing=0., batch_size=32, schedule='flat', decoupled=False)
 LINES = dict(threshold=50, factor=1.7) # shaping as the paper's text has it
 
+def paper_lines(
+    pixels:int # edge of the patterns
+)->dict:       # arguments of the shaping
+    "The paper's shaping; at its size the direct beam is set aside"
+    return LINES | (dict(centre=CENTRE) if pixels > 224 else {})
+
 # %% ../nbs/45_paper_a_accuracy.ipynb #c2713c44
 def study_recipe(
     study:Study,
@@ -139,7 +146,7 @@ def study_recipe(
 )->Recipe:
     "The recipe of a network for a study"
     if shaped is None:
-        shaped = LINES | ({} if study.pixels <= 224 else dict(centre=CENTRE)) if architecture.startswith('MS') else False
+        shaped = paper_lines(study.pixels) if architecture.startswith('MS') else False
     size = changes.pop('size', 224 if study.pixels > 224 else None)
     learning = PAPER_LEARNING if size == 224 else LEARNING
     return Recipe('', architecture, study.classes, study.setup, study.scale, shaping=shaped or None, size=size,
@@ -340,7 +347,7 @@ ARCHITECTURES['MSDN-variant'] = lambda n_classes, pixels, n_beams, **more: Varia
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #cc0d7c17
 def fold_norm(
-    module # a network in which `add_norm` put normalisation; changed in place
+    module # a network in which `add_norm` put normalisation, in eval mode; changed in place
 ):         # the same
     "Work every batch normalisation into the convolution before it"
     for name, child in list(module.named_children()):
@@ -375,15 +382,14 @@ def settle_norm(
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
-              fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, normalised={'72': dict(epochs=100, versions=10),
-                                                                      '8': dict(epochs=30, versions=10)},
-              asked=[8, 20, 49]),
+              fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49],
+              normalised={'72': dict(epochs=100, versions=10), '8': dict(epochs=30, versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
                  normalised={'72': dict(epochs=7, versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
-               folds=2, varied={'8': dict(epochs=1, versions=1)}, normalised={n: dict(epochs=1, versions=1) for n in ('20', '8')},
-               asked=[8]))
+               folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
+               normalised={n: dict(epochs=1, versions=1) for n in ('20', '8')}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(
@@ -398,7 +404,7 @@ def like_paper_network(
     return first if groups == 8 else one(groups, first), study(groups)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #769b981a
-VARIED = dict(lr=LEARNING['lr']/2, disturb=Disturbance(halo_chance=0., counts_chance=0.))
+VARIED = dict(disturb=Disturbance(halo_chance=0., counts_chance=0.))
 
 def varied_network(
     run,           # `Run`
@@ -407,11 +413,11 @@ def varied_network(
 )->tuple:          # `Trained`, and the `Study` that it learned from
     "The network of `like_paper_network` after more epochs with varied crystals"
     first, study = like_paper_network(run, size, groups); how = size.varied[str(groups)]
-    return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first,
+    return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first, lr=study_recipe(study, 'MSDN').lr/2,
                    versions=study_versions(run, study, how['versions']), **VARIED), study
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #3f615f73
-NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01)
+NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01, decoupled=True)
 
 def normalised_network(
     run,              # `Run`
@@ -422,7 +428,8 @@ def normalised_network(
     "The network of the paper on entries like the paper's, normalised while it learns"
     make = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
     most = int(next(iter(size.normalised))); study, widest, how = make(groups), make(most), size.normalised[str(groups)]
-    more = {} if groups == most else dict(lr=LEARNING['lr']/4, start=normalised_network(run, size, most, False)[0])
+    more = {} if groups == most else dict(lr=study_recipe(study, 'MSDN').lr/4,
+                                          start=normalised_network(run, size, most, False)[0])
     trained = learned(run, study, 'MSDN-variant', run.seed, how['epochs'],
                       versions=study_versions(run, widest, how['versions']), **NORMALISED, **more)
     settle_norm(trained, study, seed=run.seed)
@@ -451,7 +458,7 @@ LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', '
 # %% ../nbs/45_paper_a_accuracy.ipynb #4444c1a4
 @experiment('classes', paper='A',
             about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
-            needs='mp', minutes=340)
+            needs='mp', minutes=420)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
     size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]
@@ -467,7 +474,8 @@ def classes(run):
                          lambda n, how: size.like_epochs[str(n)], lambda n, seed: False)
     data = {'all': {str(n): _counts(make(n, False), class_set(n)) for n in size.sizes},
             'like the paper': {str(n): _counts(make(n, True), class_set(n), True) for n in like_sizes}}
-    return dict(scores={'all': found, 'like the paper': like}, varied=_further_scores(run, size, 'varied', varied_network),
+    return dict(scores={'all': found, 'like the paper': like},
+                varied=_further_scores(run, size, 'varied', varied_network),
                 normalised=_further_scores(run, size, 'normalised', normalised_network),
                 rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
                 like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
@@ -498,19 +506,20 @@ def ablation_changes(
     pixels=(48,),            # edges of the patterns
     crystallites=(20., 80.), # angstrom, in place of 40
     fields=(.6,),            # 1/angstrom, in place of 1
-    released=True            # compare with the released program?
+    released=True,           # compare with the released program?
+    shaped=LINES             # what the default's shaping is
 )->dict:                     # label -> its patterns, shaping, network or seed, and `against` what it is set
     "One change at a time"
     field = lambda f: replace(PAPER, detector=replace(PAPER.detector, field_of_view=f))
     changes = {'default': {}, 'another seed': dict(seed=1000)}
-    changes |= {f'threshold {t}': dict(shaped=LINES | dict(threshold=t)) for t in thresholds}
-    changes |= {f'line factor {f}': dict(shaped=LINES | dict(factor=f)) for f in factors}
-    changes |= {'no lines': dict(shaped=LINES | dict(factor=.5)),
-                'graded lines': dict(shaped=LINES | dict(mode='response')),
+    changes |= {f'threshold {t}': dict(shaped=shaped | dict(threshold=t)) for t in thresholds}
+    changes |= {f'line factor {f}': dict(shaped=shaped | dict(factor=f)) for f in factors}
+    changes |= {'no lines': dict(shaped=shaped | dict(factor=.5)),
+                'graded lines': dict(shaped=shaped | dict(mode='response')),
                 'log intensities': dict(patterns=dict(scale='log'))}
     changes |= {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))),
                 'one head': dict(network=dict(one_head=True)), 'batch normalisation': dict(network=dict(norm=True))}
-    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p)) for p in pixels}
+    changes |= {f'{p} pixels': dict(patterns=dict(pixels=p), shaped=shaped) for p in pixels}
     changes |= {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER, crystallite=Crystallite(c))))
                 for c in crystallites}
     changes |= {f'field of view {f:g}/Å': dict(patterns=dict(setup=field(f))) for f in fields}
@@ -556,8 +565,8 @@ ABLATION_SIZES = dict(
 @experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=11)
 def ablation(run):
     "Every change on the same crystals"
-    size = run.size(**ABLATION_SIZES); changes, found = ablation_changes(**size.changes), {}
-    seeds = run.seeds(size.repeats)
+    size = run.size(**ABLATION_SIZES); seeds, found = run.seeds(size.repeats), {}
+    changes = ablation_changes(**size.changes, shaped=paper_lines(size.pixels))
     for k, (name, change) in enumerate(changes.items()):
         def job(name, seed, *told): return _ablated(run, size, change, seed)
         found[name] = [run.arrays(f'change-{k}-seed-{seed}', job, name, seed, size.crystals, size.epochs)

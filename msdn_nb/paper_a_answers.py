@@ -300,10 +300,11 @@ def _compare_networks(run, size):
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 
 # %% ../nbs/47_paper_a_answers.ipynb #038c0b56
-GROUP_SIZES = dict(full=dict(crystals=None, repeats=3, baselines=SPOT,
-                             study=FULL, **LIKE_SIZES['full']),
-                   reduced=dict(LIKE_SIZES['reduced'], repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
-                   quick=dict(LIKE_SIZES['quick'], crystals=64, baselines=('Ziletti',), study=QUICK))
+GROUP_SIZES = {form: {k: v for k, v in LIKE_SIZES[form].items() if k not in ('like_epochs', 'varied')} | more
+               for form, more in dict(
+    full=dict(crystals=None, repeats=3, baselines=SPOT, study=FULL),
+    reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
+    quick=dict(crystals=64, baselines=('Ziletti',), study=QUICK)).items()}
 
 def _shipped_answers(run, crystals):
     "`Evaluation` of msdn-72 on its test crystals"
@@ -322,7 +323,8 @@ def _like_the_paper(run, size):
         few = tuple(g for g in class_set(49) if g in study.classes)
         sets = {str(len(study.classes)): found, **({str(len(few)): narrowed(found, few)} if groups > 49 else {})}
         told = {k: by_group(e) for k, e in sets.items()}
-        return dict(network=trained.card['name'], scores=told, swapped={k: swapped(t['wrong']) for k, t in told.items()},
+        return dict(network=trained.card['name'], scores=told,
+                    swapped={k: swapped(t['wrong']) for k, t in told.items()},
                     diffraction={k: by_diffraction_class(e, 'fixed') for k, e in sets.items()})
     return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.normalised)
 

@@ -91,7 +91,7 @@ def retained(
 # %% ../nbs/48_paper_a_robustness.ipynb #83a729f5
 PUBLISHED_VACANCIES = dict(MSDN={'20%': 96.}, others={'20%': (80., 84.)}) # retained accuracy, per cent
 LIKE = "MSDN, entries like the paper's" # in the result
-VARIED_LIKE, NORMALISED_LIKE = f'{LIKE}, varied', f'{LIKE}, normalised while it learned'
+VARIED_LIKE, NORMALISED_LIKE = f'{LIKE}, varied', f'{LIKE}, normalised'
 SIZES = {form: {k: v for k, v in size.items() if k not in ('repeats', 'rest', 'epochs', 'more', 'more_epochs')}
          for form, size in BASELINE_SIZES.items()}
 MORE = {form: {k: size[k] for k in ('more', 'more_epochs')} for form, size in BASELINE_SIZES.items()} # the larger study

@@ -326,8 +326,8 @@ def _released_one(image, threshold, factor, channel, out):
 CENTRE = 22/256 # edge of the square that the released program sets aside, as a share of the image's
 
 def set_aside(
-    images,         # (..., H, W) uint8
-    centre=CENTRE   # edge of the central square, as a share of the image's
+    images,        # (..., H, W) uint8
+    centre=CENTRE, # edge of the central square, as a share of the image's
 )->np.ndarray:      # uint8, same shape; the square as it was
     "Grey levels that end at the brightest pixel outside a central square"
     if not 0 <= centre < 1: raise ShapingError(f'centre {centre}: give a share of the edge, 0 to below 1')
@@ -350,10 +350,10 @@ def shape_pattern(
     image,              # (H, W) uint8: one beam's pattern
     threshold=50,       # least grey level of a node's pixels; the paper tried 30 to 100
     factor=1.7,         # longest line in units of the smallest node distance; the paper tried 1.3 to 1.9
-    mode='paper',       # 'paper', 'released' (the authors' program) or 'response' (line strength by distance and intensity)
+    mode='paper',       # 'paper', 'released' (the authors' program) or 'response' (graded by distance and intensity)
     channel=0,          # colour of the lines: 0 red (beam x), 1 green (y), 2 blue (z)
     softness=SOFTNESS,  # width of the step in 'response'
-    centre=0.,          # edge of a central square that the grey scale leaves out, as a share of the image's; see `set_aside`
+    centre=0.,          # edge of a central square left out of the grey scale, as a share; see `set_aside`
 )->np.ndarray: # (H, W, 3) uint8
     "Join the nodes of a pattern by lines"
     image = grey_levels(image, '(H, W)', 2); check_settings(threshold, factor); _check_mode(mode, centre)

@@ -73,8 +73,8 @@ _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
 RECIPES = {r.name:r for r in [
     Recipe('msdn-72',disturb=Disturbance()),
     *[_head(f'msdn-{n}',classes=class_set(n)) for n in (8,20,49,116)],
-    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',shaping=dict(threshold=50,factor=1.7,centre=CENTRE),
-           size=224,
+    Recipe('msdn-72-paper',architecture='MSDN',setup=PAPER,scale='linear',
+           shaping=dict(threshold=50,factor=1.7,centre=CENTRE),size=224,
            lr=1e-5,schedule='flat',weight_decay=1e-7,decoupled=False,label_smoothing=0.,epochs=100)]}
 
 # %% ../nbs/30_training.ipynb #2989b8ca
