@@ -432,8 +432,7 @@ def normalised_network(
                                           start=normalised_network(run, size, most, False)[0])
     trained = learned(run, study, 'MSDN-variant', run.seed, how['epochs'],
                       versions=study_versions(run, widest, how['versions']), **NORMALISED, **more)
-    settle_norm(trained, study, seed=run.seed)
-    return plain_network(trained) if plain else trained, study
+    return plain_network(settle_norm(trained, study, seed=run.seed)) if plain else trained, study
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #6ee8f5b2
 def _further_scores(run, size, kind, network):
@@ -443,8 +442,8 @@ def _further_scores(run, size, kind, network):
         told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
         fewer = {n: make_study(run, n, size.like_crystals, size.pixels, run.seed, True) for n in asked}
         return dict(**told, log=trained.card['log'], networks=[trained.card['name']],
-                    parameters=trained.card['parameters'], among={
-            str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})
+                    parameters=trained.card['parameters'],
+                    among={str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})
     sizes = getattr(size, kind)
     return {n: dict(how, **run.step(f'{kind}-{n}', job, int(n), size.like_crystals, how,
                                     size.asked if n == next(iter(sizes)) else []))

@@ -323,12 +323,12 @@ def _released_one(image, threshold, factor, channel, out):
             if lines[r, c] and lifted[r, c] <= FAINT: out[r, c, channel] = 255
 
 # %% ../nbs/11_shaping.ipynb #4ea6e3d3
-CENTRE = 22/256 # edge of the square that the released program sets aside, as a share of the image's
+CENTRE = 2*HIDDEN/256 # edge of the square that the released program sets aside, as a share of the image's
 
 def set_aside(
     images,        # (..., H, W) uint8
     centre=CENTRE, # edge of the central square, as a share of the image's
-)->np.ndarray:      # uint8, same shape; the square as it was
+)->np.ndarray:     # uint8, same shape; the square as it was
     "Grey levels that end at the brightest pixel outside a central square"
     if not 0 <= centre < 1: raise ShapingError(f'centre {centre}: give a share of the edge, 0 to below 1')
     images = np.asarray(images); rows, columns = images.shape[-2:]; inside = np.zeros((rows, columns), bool)
@@ -476,11 +476,11 @@ def draw_shaped(
     "Draw a crystal's raw patterns (brightened) above its shaped ones"
     import matplotlib.pyplot as plt
     from msdn_nb.diffraction import PAPER, Crystallite, to_uint8, zone_axis_patterns
+    _check_mode(mode, centre)
     raw = to_uint8(zone_axis_patterns(crystal, PAPER, crystallite=Crystallite(crystallite)).intensity, grey).numpy()
     fig, axs = plt.subplots(2, 3, figsize=(8, 5.6), layout='constrained')
-    seen = set_aside(raw, centre) if centre else raw
-    for k, (image, shaped) in enumerate(zip(seen, shaped_patterns(raw, threshold=threshold, factor=factor, mode=mode,
-                                                                  centre=centre))):
+    if centre: raw = set_aside(raw, centre)
+    for k, (image, shaped) in enumerate(zip(raw, shaped_patterns(raw, threshold=threshold, factor=factor, mode=mode))):
         axs[0, k].imshow(image, cmap='gray', origin='lower', vmax=100); axs[1, k].imshow(shaped, origin='lower')
         axs[0, k].set_title(f'beam {"xyz"[k]}: {len(find_nodes(image, threshold))} nodes')
     for ax in axs.flat: ax.axis('off')
