@@ -346,9 +346,10 @@ def condor_agreement(
 def bench_shaping(
     n:int=600,     # images, a multiple of 3
     workers:int=2, # threads
+    seed:int=0,    # of the synthetic patterns
 )->dict: # images per second and the ratio to the released program
     "Shaping rate at 256 pixels"
-    found = measure_shaping(n=n, workers=workers, rounds=5 if n > 100 else 2)
+    found = measure_shaping(n=n, workers=workers, rounds=5 if n > 100 else 2, seed=seed)
     keep = ('images_per_second', 'images_per_second_median', 'released_program_images_per_second', 'workers', 'n',
             'rounds', 'pixels', 'mode', 'nodes_mean', 'seed')
     return dict({k: found[k] for k in keep},
@@ -381,7 +382,8 @@ def bench_parts(
     return {'simulation': simulation, 'direct_sum': partial(bench_direct_sum, silicon(), (3,)*3 if quick else (6,)*3,
                                                             pixels, rounds), **peers,
             'condor': partial(bench_condor, *((3, 128, 3) if quick else (6, 256, 25))),
-            'condor_pattern': condor_agreement, 'shaping': partial(bench_shaping, 60 if quick else 600, os.cpu_count()),
+            'condor_pattern': condor_agreement,
+            'shaping': partial(bench_shaping, 60 if quick else 600, os.cpu_count(), seed),
             'standard_cells': partial(bench_standard_cells, 50 if quick else 1000, seed)}
 
 # %% ../nbs/44_bench.ipynb #03f26d73

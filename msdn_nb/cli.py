@@ -94,7 +94,8 @@ def group_inputs(
     def close():
         inputs.extend([row[i:i + 3] for i in range(0, len(row), 3)] if len(row)%3 == 0 else [row[:]]); row.clear()
     for path in map(Path, paths):
-        if path.suffix.lower() in IMAGES and not holds_three(path): row.append(path)
+        suffix = path.suffix.lower()
+        if suffix in IMAGES and suffix != '.npz' and not holds_three(path): row.append(path)
         else: close(); inputs.append(path)
     close()
     return inputs
@@ -188,11 +189,18 @@ def _identified(items):
 # %% ../nbs/61_cli.ipynb #ddd3b736
 Grey = Enum('Grey', {n: n for n in ('linear', 'log')}, type=str)
 
+def _no_decimal_comma(text):
+    "A `ValueError` where a comma may be a decimal one"
+    if re.search(r'\d,\d', text) and '.' not in text:
+        raise ValueError('a comma between digits may be a decimal comma; write 4.76, or put spaces between numbers')
+
 def cell_numbers(
     text, # from the command line
 )->tuple: # six floats, or None for None
     "The six numbers of a cell"
     if text is None: return None
+    try: _no_decimal_comma(text)
+    except ValueError as e: raise typer.BadParameter(f'{text!r}: {e}', param_hint='--cell') from None
     try: cell = tuple(float(x) for x in text.replace(',', ' ').split())
     except ValueError: cell = ()
     if len(cell) != 6:
@@ -226,7 +234,7 @@ Field = Annotated[Optional[float], typer.Option(
     min=1e-3, help="Half the edge of images in 1/angstrom; the model's if not given.", show_default=False)]
 
 # %% ../nbs/61_cli.ipynb #d9232202
-@app.command()
+@app.command(short_help='Rank the space groups of crystals, images, powder scans.')
 def identify(
     paths:Anything, model:AnyModel=None, wavelength:Anode=None, cell:Cell=None,
     mc:Annotated[int, typer.Option(min=0, help='Monte Carlo dropout passes, for error bars; 0 for one plain pass.')]=0,
@@ -298,7 +306,10 @@ def _arrays(crystal, setup, intensity, shaped):
                 lattice=crystal.lattice, numbers=crystal.numbers, frac_coords=crystal.frac_coords,
                 occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
 
-def _axis_names(setup): return [a if isinstance(a, str) else ''.join(map(str, a)) for a in setup.axes]
+def _axis_names(setup):
+    "x, y, z, or the indices of each zone axis, in names of files"
+    def joined(uvw): return ('' if max(map(abs, uvw)) < 10 else '_').join(map(str, uvw))
+    return [a if isinstance(a, str) else joined(a) for a in setup.axes]
 
 # %% ../nbs/61_cli.ipynb #b976d1c5
 def write_patterns(
@@ -318,10 +329,11 @@ def write_patterns(
     intensity = simulate([crystal], setup)[0]; linear = to_uint8(intensity).numpy()
     shaped = np.stack([shape_pattern(image, channel=k%3, **shaping) for k, image in enumerate(linear)])
     raw, files = to_uint8(intensity, grey).numpy(), []
-    facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope)
+    facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope,
+                 wavelength=setup.beam.wavelength, radiation=setup.beam.radiation)
     def put(what, array, **facts): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png'), **facts))
     for n, image, coloured in zip(_axis_names(setup), raw, shaped):
-        put(f'{n}_raw', image, **facts); put(f'{n}_shaped', coloured)
+        put(f'{n}_raw', image, axis=n, **facts); put(f'{n}_shaped', coloured)
     if len(linear) == 3: put('spot', spot_pattern(linear))
     return [*files, _save_arrays(stem.with_name(stem.name + '.npz'),
                                  **_arrays(crystal, setup, intensity.numpy(), shaped))]
@@ -392,7 +404,9 @@ Mode = Enum('Mode', {n: n for n in ('paper', 'released', 'response')}, type=str)
 def _simulate_all(paths, out, write, **look):
     "One item for each crystal, and the errors"
     from tqdm import tqdm
-    out.mkdir(parents=True, exist_ok=True)
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ValueError(f'{out}: this folder cannot be made ({e.strerror}); name one that you may write to') from None
     document, errors, used = [], [], []
     for path in tqdm(paths, desc='simulate', disable=not (sys.stderr.isatty() and len(paths) > 4)):
         used.append(path.stem); n = used.count(path.stem)
@@ -445,9 +459,10 @@ Wavelength = Annotated[Optional[str], typer.Option(help='Angstrom; with --powder
 Scattering = Annotated[Optional[Radiation], typer.Option(
     help='Whose scattering factors; neutrons with --powder only.', show_default=False)]
 Pixels = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Edge of the detector.', show_default=False)]
-HalfEdge = Annotated[Optional[float], typer.Option(help='Half the edge of the detector, 1/angstrom.',
+HalfEdge = Annotated[Optional[float], typer.Option(min=1e-3, help='Half the edge of the detector, 1/angstrom.',
                                                    show_default=False)]
-Crystallite = Annotated[Optional[float], typer.Option(help='Edge of the crystallite, angstrom.', show_default=False)]
+Crystallite = Annotated[Optional[float], typer.Option(min=1, help='Edge of the crystallite, angstrom.',
+                                                      show_default=False)]
 RawGrey = Annotated[Grey, typer.Option(help='Grey scale of the raw images; log spans five decades.')]
 Threshold = Annotated[int, typer.Option(min=1, max=255, help='Least linear grey level of a node.')]
 Factor = Annotated[float, typer.Option(help='Longest line, in units of the smallest node distance.')]
@@ -468,20 +483,21 @@ def simulate(
     as_is:AsIs=False, seed:Seed=0, as_json:Json=False,
 ):
     "Write raw, spot and shaped patterns, or powder patterns."
-    axes, beam = list(map(str, axis)), radiation and Radiation(radiation).value; [_axis(a) for a in axes]
+    axes, beam = list(map(str, axis)), radiation and Radiation(radiation).value
+    if len({_axis(a) for a in axes}) < len(axes):
+        raise typer.BadParameter(f'{" ".join(axes)}: one axis is given twice; name each once', param_hint='--axis')
     if powder: _refuse(dict(axis=axes, pixels=pixels, field_of_view=field_of_view, size=size), 'without --powder')
     else: _refuse(dict(two_theta=two_theta, fwhm=fwhm, alpha2=alpha2, background=background, counts=counts,
                        march=march, radiation=beam if beam == 'neutron' else None), 'with --powder')
     angstrom = wavelength if powder else _plain_wavelength(wavelength)
-    def lines():
-        made = make_instrument(angstrom, beam, two_theta, fwhm, alpha2, background or 0., counts, march or 1.,
-                               b_factor, seed)
-        return _simulate_all(paths, out, write_powder, instrument=made, as_is=as_is)
-    def spots():
-        made = make_setup(SetupName(setup).value, axes, angstrom, beam, pixels, field_of_view, size, b_factor)
-        return _simulate_all(paths, out, write_patterns, setup=made, grey=Grey(grey).value, as_is=as_is,
-                             threshold=threshold, factor=factor, mode=Mode(mode).value, centre=centre)
-    one_job(lines if powder else spots, out, as_json)
+    try:
+        if powder: look = dict(write=write_powder, instrument=make_instrument(
+            angstrom, beam, two_theta, fwhm, alpha2, background or 0., counts, march or 1., b_factor, seed))
+        else: look = dict(write=write_patterns, grey=Grey(grey).value, threshold=threshold, factor=factor,
+                          mode=Mode(mode).value, centre=centre, setup=make_setup(
+            SetupName(setup).value, axes, angstrom, beam, pixels, field_of_view, size, b_factor))
+    except ValueError as e: raise typer.BadParameter(str(e)) from None # of the options, not of a crystal
+    one_job(lambda: _simulate_all(paths, out, as_is=as_is, **look), out, as_json)
 
 # %% ../nbs/61_cli.ipynb #c460a2c9
 SourceName = Enum('SourceName', {n: n for n in ('mp', 'optimade', 'folder', 'prototypes', 'pyxtal')}, type=str)
@@ -535,7 +551,7 @@ def data(
         got = collect(_source(name, where, query, pattern, wanted, per_group, seed), out, resume=resume, limit=limit)
         failed = [dict(input=i, error=e) for i, e in got.failed]
         return (dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed),
-                f'{out}: {got.n:,} crystals, {len(failed):,} left out', [f['error'] for f in failed])
+                f'{out}: {got.n:,} crystal{"s"*(got.n != 1)}, {len(failed):,} left out', [f['error'] for f in failed])
     one_job(job, where or name, as_json)
 
 # %% ../nbs/61_cli.ipynb #30a35a66
@@ -660,9 +676,6 @@ def _train_reader(task):
     "Path of the weights, and scores on law-made patterns"
     from msdn_nb.indexing import finish_reader, train_reader
     name = task.recipe.name; _alone(name)
-    if task.table is not None or task.epochs or task.start:
-        raise ValueError(f'{name}: a reader learns three weights from laws, at once; leave out --data, --epochs and '
-                         '--start')
     path = finish_reader(train_reader(task.recipe, task.seed), task.recipe, task.out, command=task.command,
                          seed=task.seed)
     return path, dict(model=name, **json.loads(path.with_suffix('.json').read_text())['unseen'])
@@ -704,15 +717,21 @@ Measured = Annotated[Optional[Path], typer.Option(
     show_default=False)]
 
 # %% ../nbs/61_cli.ipynb #58319ecf
-def _known_recipe(name, data, cache, substitute):
+def _known_recipe(name, **options):
     "Kind and recipe of a name, if the options fit it"
     known = _recipes()
     if name not in known: raise ValueError(f'{name}: no such recipe; there are {", ".join(known)}')
-    kind, recipe = known[name]
-    if (cache or substitute) and kind != 'images':
-        raise ValueError(f'{name}: only networks of zone-axis patterns share a cache or substitute elements; leave out '
-                         f'--{"cache" if cache else "substitute"}')
-    if data is None and kind not in ('laws', 'reader'):
+    kind, recipe = known[name]; measured = kind == 'powder' and recipe.base
+    def refuse(why, *names):
+        if given := [f'--{n}' for n in names if options.get(n) is not None]:
+            raise ValueError(f'{name}: {why}; leave out {" and ".join(given)}')
+    if kind != 'images':
+        refuse('only networks of zone-axis patterns share a cache or substitute elements', 'cache', 'substitute')
+    if kind == 'reader':
+        refuse('a reader learns three weights from laws, at once', 'data', 'epochs', 'lr', 'start')
+    if measured: refuse(f'it goes on from {recipe.base} for a fixed number of batches', 'epochs', 'lr', 'start')
+    else: refuse('only powder-230-measured learns from measured patterns', 'measured')
+    if options.get('data') is None and kind not in ('laws', 'reader'):
         raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes '
                          'it')
     return kind, recipe
@@ -728,7 +747,8 @@ def train(
     def job():
         from dataclasses import replace
         from msdn_nb.sources import CrystalTable
-        kind, recipe = _known_recipe(name, data, cache, substitute)
+        kind, recipe = _known_recipe(name, data=data, cache=cache, substitute=substitute, measured=measured,
+                                     epochs=epochs, lr=lr, start=start)
         if lr: recipe = replace(recipe, lr=lr)
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'
         run.mkdir(parents=True, exist_ok=True)
@@ -748,7 +768,7 @@ def _scores(d):
     shown = {'top1': 'top-1', 'top2': 'top-2', 'top3': 'top-3', 'top4': 'top-4', 'top5': 'top-5',
              'class': 'extinction class', 'diffraction_class_top1': 'diffraction class',
              'crystal_system_top1': 'crystal system', 'macro_f1': 'macro F1', 'ece': 'calibration error'}
-    head = f'{d["model"]}: {d["n"]:,} patterns' + (f', {d["skipped"]:,} skipped, '
+    head = f'{d["model"]}: {d["n"]:,} pattern{"s"*(d["n"] != 1)}' + (f', {d["skipped"]:,} skipped, '
                                                    f'{d["structures_per_second"]:.0f} a second'
                                                    if 'skipped' in d else ' made from laws')
     return '\n'.join([head, *(f'  {label:18}{100*d[key]:6.2f} %' for key, label in shown.items() if key in d)])
@@ -928,13 +948,13 @@ def ceiling(
     try: found = extinction_ceiling(_system(system), _prior(prior), k, Axes(axes).value, By(by).value)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
     rates = '  '.join(f"top-{i} {100*found[f'top{i}']:.1f} %" for i in range(1, k + 1))
-    finish(found, f"{found['system']}: {found['groups']} groups, {found['classes']} classes  {rates}", as_json)
+    many = {k: f'{found[k]} {k if found[k] != 1 else one}' for k, one in (('groups', 'group'), ('classes', 'class'))}
+    finish(found, f"{found['system']}: {many['groups']}, {many['classes']}  {rates}", as_json)
 
 # %% ../nbs/61_cli.ipynb #32c70a61
 def _values(line):
     "Numbers of a line; a `ValueError` where it holds anything else, or a comma that may be a decimal one"
-    if re.search(r'\d,\d', line) and '.' not in line:
-        raise ValueError('a comma between digits may be a decimal comma; write 4.76, or put spaces between numbers')
+    _no_decimal_comma(line)
     return [float(x) for x in re.split(r'[\s,;]+', line.split('#')[0]) if x]
 
 def _is_heading(line):
@@ -953,10 +973,21 @@ def _numbers(text, each=1):
     except (OSError, ValueError) as e:
         why = str(e) if 'comma' in str(e) else 'give numbers, or a text file of them that exists'
         raise typer.BadParameter(f'{text!r}: {why}') from None
+    if is_file and not found:
+        raise typer.BadParameter(f'{text}: no line of it begins with a number; give one reflection a line')
     if not found or len(found) % each: raise typer.BadParameter(f'{text!r}: give numbers, {each} for each reflection')
     return [found[i:i + each] for i in range(0, len(found), each)] if each > 1 else found
 
-# %% ../nbs/61_cli.ipynb #0a451a49
+# %% ../nbs/61_cli.ipynb #6a298b20
+def _one_kind(hkl, d, two_theta, wavelength):
+    "A usage error unless reflections are given in one way, and whole"
+    if sum(given is not None for given in (hkl, d, two_theta)) != 1:
+        raise typer.BadParameter('give exactly one of --hkl, --d and --two-theta')
+    if two_theta is not None and wavelength is None:
+        raise typer.BadParameter('angles mean nothing without --wavelength; give angstrom, or an anode such as Cu')
+    if d is not None and min(_numbers(d)) <= 0:
+        raise typer.BadParameter(f'{min(_numbers(d)):g}: spacings are positive, in angstrom', param_hint='--d')
+
 def _draw_check(found, path):
     "The verdict as a figure; it is there whole or not at all"
     import matplotlib; matplotlib.use('Agg')
@@ -965,8 +996,8 @@ def _draw_check(found, path):
         with written_beside(path) as part: found.plot().figure.savefig(part, format=path.suffix[1:].lower(), dpi=150)
     except (ValueError, OSError) as e: raise typer.BadParameter(message(e, path), param_hint='--plot') from None
 
-# %% ../nbs/61_cli.ipynb #0bce09ff
-@laws.command()
+# %% ../nbs/61_cli.ipynb #3f9d8e92
+@laws.command(short_help='Which space groups the lines of a cell allow.')
 def check(
     cell:Annotated[str, typer.Option(
         help='a b c alpha beta gamma (angstrom, degrees); with --system cubic a alone will do.')],
@@ -988,6 +1019,7 @@ def check(
     from msdn_nb.extinction import check_reflections
     from msdn_nb.measured import wavelength_angstrom
     check_figure(plot)
+    _one_kind(hkl, d, two_theta, wavelength)
     try:
         found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta),
                                   None if wavelength is None else wavelength_angstrom(wavelength), tolerance,

@@ -473,9 +473,9 @@ def read_crystal(
     try: return replace(_parse_file(path), name=name or path.stem)
     except CrystalError as e: raise CrystalError(f'{path}: {e}') from e
     except Exception as e:
-        reason = ' '.join(str(e).split())[:200] or type(e).__name__
-        raise CrystalError(f'{path}: this is not a structure file that can be read ({reason}); give a CIF, a POSCAR or '
-                           'a pymatgen JSON, complete and as text') from e
+        reason = f' ({said})' if (said := ' '.join(str(e).split())[:200]) else ''
+        raise CrystalError(f'{path}: this is not a structure file that can be read{reason}; give a CIF, a POSCAR or a '
+                           'pymatgen JSON, complete and as text') from e
 
 # %% ../nbs/01_crystal.ipynb #3f35e356
 MAX_ATOMS = 5000
@@ -703,10 +703,11 @@ def _sample(path, n, seed):
 # %% ../nbs/01_crystal.ipynb #0fac7501
 def run_facts()->dict: # commit (None outside a checkout, or without git), hardware, Python, load average
     "Where something was measured, for results and cards"
-    here = Path(__file__).parent if '__file__' in globals() else None
-    try:
-        commit = (subprocess.run(['git', 'rev-parse', '--verify', '-q', 'HEAD'], capture_output=True, text=True,
-                                 cwd=here).stdout.strip() or None)
+    here = Path(__file__).resolve().parent if '__file__' in globals() else Path.cwd()
+    git = lambda *a: subprocess.run(['git', *a], capture_output=True, text=True, cwd=here).stdout.strip()
+    try: # of the checkout that this code belongs to, not of one around an environment
+        ours = (Path(git('rev-parse', '--show-toplevel'))/'nbs/01_crystal.ipynb').exists()
+        commit = git('rev-parse', '--verify', '-q', 'HEAD') or None if ours else None
     except FileNotFoundError: commit = None # no git on this machine
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     load = round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None
@@ -715,8 +716,8 @@ def run_facts()->dict: # commit (None outside a checkout, or without git), hardw
 
 def write_json(path, value):
     "Write beside, then rename: never half a file"
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True); part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(value, indent=1) + '\n'); os.replace(part, path)
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part'); part.write_text(json.dumps(value, indent=1) + '\n'); os.replace(part, path)
 
 # %% ../nbs/01_crystal.ipynb #d58987a3
 def measure_standard_cells(

@@ -110,6 +110,8 @@ class Crystallite:
             raise DiffractionError(f'crystallite size {self.size} must be a positive number of angstrom')
         if self.cells is not None and (len(self.cells)!=3 or min(self.cells)<=0):
             raise DiffractionError(f'cells {self.cells} must be three positive numbers')
+        if self.cells is not None and self.envelope=='box' and any(n!=round(n) for n in self.cells):
+            raise DiffractionError(f'a box of {self.cells} cells: give whole numbers of cells')
 
 # %% ../nbs/10_diffraction.ipynb #f3cebd48
 @patch

@@ -62,7 +62,7 @@ class Evaluation:
     rows:np.ndarray           # (n,) rows of the table that were answered
     target:np.ndarray         # (n,) index of the truth among the classes
     probabilities:np.ndarray  # (n, classes) float32
-    skipped:int               # rows whose group the model does not know, or that have no standard cell
+    skipped:int               # rows whose group the model does not know, of `MAX_ATOMS` atoms or more, or without a standard cell
     seconds:float             # wall time, standard cells and simulation included
     @property
     def ranks(self): return ranks(self.probabilities,self.target)

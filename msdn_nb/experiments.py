@@ -154,6 +154,8 @@ def described(
     if isinstance(value, np.ndarray) and value.size > 20:
         return f'array {value.shape} {value.dtype}, {_hashed(np.ascontiguousarray(value).tobytes())}'
     if isinstance(value, Path): return value.name # a folder of runs may be carried to another machine
+    if isinstance(card := getattr(value, 'card', None), Mapping): # a trained network
+        return f"{type(value).__name__} {card.get('name')}, {_hashed(json.dumps(plain(card), sort_keys=True).encode())}"
     if callable(value): return getattr(value, '__qualname__', type(value).__name__)
     if isinstance(value, (list, tuple)): value = [described(v) for v in value]
     elif isinstance(value, Mapping): value = {str(k): described(v) for k, v in value.items()}
@@ -171,6 +173,12 @@ def project_folder()->Path:
 def _shown_path(path):
     "A path as short as it can be said from the working folder"
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+def _read(path):
+    "What a JSON file holds"
+    try: return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as e:
+        raise ExperimentError(f'{_shown_path(path)} cannot be read ({e}); delete it, or restore it') from e
 
 def result_path(
     name:str,    # of the experiment
@@ -216,7 +224,7 @@ _FORMS = ('quick', 'reduced', 'full')
 def _fix(self:Run, **settings):
     "Hold settings against those of the folder, and keep them there"
     path, new = self.folder/'run.json', plain(settings)
-    old = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    old = _read(path) if path.exists() else {}
     if different := [f'{k} was {old[k]!r} and is now {new[k]!r}' for k in new if k in old and old[k] != new[k]]:
         raise ExperimentError(f'{_shown_path(self.folder)} holds steps of another run: {"; ".join(different)}; delete '
                               'this folder, or name another with --folder')
@@ -226,7 +234,7 @@ def _fix(self:Run, **settings):
 def _keep_result(self:Run, form):
     "Refuse to overwrite a larger measurement"
     if not self.out.exists(): return
-    there = json.loads(self.out.read_text(encoding='utf-8')).get('form', 'full')
+    there = _read(self.out).get('form', 'full')
     if _FORMS.index(form) < _FORMS.index(there):
         raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not '
                               'overwrite; name another folder with --out'
@@ -258,6 +266,10 @@ def _compute(self:Run, function, args, kwargs):
     return result, dict(seconds=seconds, **_facts())
 
 # %% ../nbs/43_experiments.ipynb #06acc2f1
+def _circumstances(args, kwargs):
+    "What a step was asked for, whoever does the work"
+    return described([args, {k: v for k, v in kwargs.items() if k != 'workers'}])
+
 @patch
 def _agree(self:Run, path, kept, asked):
     "Refuse a step that was computed from something else"
@@ -271,12 +283,12 @@ def step(self:Run,
     name:str,  # of the step, unique in the experiment
     function,  # gives what `plain` takes
     *args,     # for the function; kept with the result, so that results of other arguments are not taken for these
-    **kwargs,  # the same, by name
+    **kwargs,  # the same, by name; `workers` may change between sessions
 ):             # what the function gave, as `plain` values
     "Compute once; read it when the experiment is run again"
-    path, asked = self._place(name, '.json'), described([args, kwargs])
+    path, asked = self._place(name, '.json'), _circumstances(args, kwargs)
     if path.exists():
-        kept = json.loads(path.read_text(encoding='utf-8'))
+        kept = _read(path)
         self._agree(path, kept['asked'], asked)
     else:
         result, facts = self._compute(function, args, kwargs)
@@ -294,7 +306,7 @@ def arrays(self:Run,
     **kwargs,
 )->dict:       # name -> array
     "Compute arrays once; read them when the experiment is run again"
-    path, asked = self._place(name, '.npz'), described([args, kwargs])
+    path, asked = self._place(name, '.npz'), _circumstances(args, kwargs)
     if not path.exists():
         result, facts = self._compute(function, args, kwargs)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -456,8 +468,8 @@ def shown(
     "The result of an experiment"
     path = result_path(name, out=folder)
     if not path.exists():
-        raise ExperimentError(f'results/{name}.json is not there; make it with `msdn reproduce {name}`')
-    return Shown(json.loads(path.read_text(encoding='utf-8')))
+        raise ExperimentError(f'{_shown_path(path)} is not there; make it with `msdn reproduce {name}`')
+    return Shown(_read(path))
 
 # %% ../nbs/43_experiments.ipynb #6867b794
 @dataclass(frozen=True)

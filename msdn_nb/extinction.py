@@ -212,9 +212,12 @@ def unit_cell(
         values = np.array([*lengths, *np.degrees(np.arccos(cosines))])
     short = _SHORT.get(system)
     if short and values.size == short.__code__.co_argcount: values = np.array(short(*values.ravel()), dtype=float)
-    if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all()
-                                    and gemmi.UnitCell(*values).volume > 1e-3):
-        raise wrong
+    if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all()): raise wrong
+    angles = values[3:]
+    if max(angles) >= 180 or angles.sum() >= 360 or 2*max(angles) >= angles.sum() or gemmi.UnitCell(*values).volume <= 1e-3:
+        raise ExtinctionError(f'cell {tuple(values.tolist())}: the angles {angles[0]:g}, {angles[1]:g} and {angles[2]:g} '
+                              'close no cell; give angles below 180 degrees, each below the sum of the other two and all '
+                              'below 360 together')
     return gemmi.UnitCell(*values)
 
 # %% ../nbs/50_extinction.ipynb #fb883c0d

@@ -25,7 +25,7 @@ from .measured import check_powder, looks_like_powder
 from .matching import is_exact
 from .powder_model import (PowderModelRecipe, TrainedPowder, extinction_members, load_powder,
                                   powder_probabilities, relatives)
-from .identify_powder import (cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks,
+from .identify_powder import (allowed, cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks,
                                      read_pattern, single_line, structure_pattern, unseen_remarks)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
@@ -144,7 +144,8 @@ def structure_patterns(
 
 # %% ../nbs/60_identify.ipynb #655d2c09
 IMAGES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.npy', '.npz'
-_FACTS = 'field_of_view', 'grey', 'envelope' # what `msdn simulate` writes into its PNG and NPZ files
+# what `msdn simulate` writes into its PNG and NPZ files
+_FACTS = dict(field_of_view=float, grey=str, envelope=str, wavelength=float, radiation=str, axis=str, space_group=int)
 
 def _open_image(path):
     "What a file holds, as an array, with the facts that it states about itself"
@@ -154,10 +155,11 @@ def _open_image(path):
             if isinstance(held, np.ndarray): return held, {}
             with held:
                 key = 'intensity' if 'intensity' in held.files else held.files[0]
-                return held[key], {k: held[k].item() for k in _FACTS if k in held.files}
+                told = {k: held[k].item() for k in _FACTS if k in held.files}
+                return held[key], told | (dict(axes=held['axes'].tolist()) if 'axes' in held.files else {})
         from PIL import Image
         with Image.open(path) as image:
-            told = {k: (float if k == 'field_of_view' else str)(image.info[k]) for k in _FACTS if k in image.info}
+            told = {k: kind(image.info[k]) for k, kind in _FACTS.items() if k in image.info}
             return np.asarray(image.convert('RGB') if image.mode == 'P' else image), told
     except FileNotFoundError as e: raise IdentifyError(f'{path}: there is no such file; check the path') from e
     except Exception as e:
@@ -220,8 +222,27 @@ def resample(
                                         box=(middle - half,)*2 + (middle + half,)*2)))
     return np.where(new < least, 0, new)
 
-# %% ../nbs/60_identify.ipynb #cbd1b4cf
-def _check_images(arrays, names, recipe, grey, field_of_view, decades, envelope):
+# %% ../nbs/60_identify.ipynb #a4d9daf6
+def _check_facts(told, recipe):
+    "Refuse axes that the model does not read, and warn of all else that files state and it never saw"
+    setup, beam = recipe.setup, recipe.setup.beam
+    axes = told[0].get('axes') or [t.get('axis') for t in told]; own = [str(a) for a in setup.axes]
+    if any(a not in (None, b) for a, b in zip(axes, own)) or len(axes) != len(own):
+        raise IdentifyError(f'the images state the zone axes {" ".join(map(str, axes))}; {recipe.name} reads '
+                            f'{" ".join(own)} of the standard cell: give these, in this order')
+    told = told[0]; of = told.get('radiation', beam.radiation), told.get('wavelength', beam.wavelength)
+    if of[0] != beam.radiation or abs(of[1]/beam.wavelength - 1) > .01:
+        warnings.warn(f'the images are of {of[0]} of {of[1]:g} Å, the model was taught on {beam.radiation} of '
+                      f'{beam.wavelength:g} Å; expect little')
+    if told.get('space_group') == 0:
+        warnings.warn("the images were made with a file's own cell (--as-is); the model reads the axes of the standard "
+                      'cell, which may lie otherwise')
+    if told.get('envelope') not in (None, usual := setup.crystallite.envelope):
+        warnings.warn(f'the images are of a {told["envelope"]} crystallite, the model was taught on {usual} ones; '
+                      'expect little')
+
+# %% ../nbs/60_identify.ipynb #19df480a
+def _check_images(arrays, names, recipe, grey, field_of_view, decades):
     "Warn of what makes the images' answer doubtful"
     own = recipe.setup.detector.field_of_view
     if field_of_view is None:
@@ -231,9 +252,6 @@ def _check_images(arrays, names, recipe, grey, field_of_view, decades, envelope)
     if grey == 'linear' and recipe.scale == 'log' and arrays[0].dtype == np.uint8:
         warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits '
                       'or logarithmic grey (grey="log") if you can')
-    if envelope not in (None, own_envelope := recipe.setup.crystallite.envelope):
-        warnings.warn(f'the images are of a {envelope} crystallite, the model was taught on {own_envelope} ones; '
-                      'expect little')
     for array, name in zip(arrays, names):
         off = np.abs(np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2).max()
         if off > .06*len(array):
@@ -257,10 +275,10 @@ def image_patterns(
     if len({a.shape for a in arrays}) > 1:
         raise IdentifyError('; '.join(f'{n} has {len(a)} pixels an edge' for n, a in zip(names, arrays))
                             + ': the sizes must be equal; resize or crop them to one')
-    told = opened[0][1]
+    _check_facts([f for _, f in opened], recipe); told = opened[0][1]
     view, decades, grey = (field_of_view or told.get('field_of_view'), decades or recipe.decades,
                            grey or told.get('grey', 'linear'))
-    _check_images(arrays, names, recipe, grey, view, decades, told.get('envelope'))
+    _check_images(arrays, names, recipe, grey, view, decades)
     intensity = [resample(grey_to_intensity(a, grey, decades), view or recipe.setup.detector.field_of_view,
                           recipe.setup.detector) for a in arrays]
     return ' '.join(names), to_uint8(np.stack(intensity), recipe.scale, recipe.decades).numpy()
@@ -282,9 +300,10 @@ def _three_images(source):
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     suffix = path.suffix.lower() if path else ''
     if suffix in IMAGES:
-        if suffix in ('.npy', '.npz'): held, facts = _open_image(path)
-        if not holds_three(path): raise IdentifyError(f'{source}: this is one image; give three in the order x y z')
-        return list(held), facts
+        held, facts = _open_image(path)
+        if holds_three(path): return list(held), facts
+        what = f'holds an array of shape {held.shape}' if suffix == '.npz' else 'is one image'
+        raise IdentifyError(f'{source}: this {what}; give three images in the order x y z')
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):
         names = ' '.join(str(s) for s in source if isinstance(s, (str, os.PathLike)))
         if len(source) != 3:
@@ -315,8 +334,8 @@ def input_kind(
 def _trained(name, changed):
     kind = weights_kind(name)
     if kind in ('laws', 'reader'):
-        raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; use powder-230, or '
-                           'score it with msdn evaluate')
+        raise WeightsError(f'{name}: it reads computed patterns of one crystal system, not files; leave the model out, '
+                           'or score it with msdn evaluate')
     return load_powder(name) if kind == 'powder' else load_weights(name)
 
 def load_model(
@@ -356,7 +375,7 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
                 patterns=patterns, recipe=recipe, space_group=group)
 
 # %% ../nbs/60_identify.ipynb #34a65a6a
-def _reasons(candidates, probabilities, trained, unseen, against, exact=False):
+def _reasons(candidates, probabilities, trained, unseen, against, exact=False, check=None):
     "Why the model does not know; empty where it does"
     know, first = trained.card.get('know', {}), candidates[0]
     right = (know.get('right') or (None, None))[0 if exact else 1] or know.get('wanted', 0)
@@ -367,7 +386,9 @@ def _reasons(candidates, probabilities, trained, unseen, against, exact=False):
             f"{'without noise' if exact else 'of such instruments'}")
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
-    weak += '; a cell that is known (--cell) decides more, and so does a longer measurement of a purer sample'
+    if check is None:
+        weak += '; a cell that is known (--cell) decides more, and so does a longer measurement of a purer sample'
+    elif not against: weak += allowed(check)
     return [weak, *unseen, *against]
 
 # %% ../nbs/60_identify.ipynb #8ecb8ba2
@@ -391,7 +412,7 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     check = None if cell is None else check_cell(pattern, cell)
     if check is not None: remarks, against = cell_remarks(check, candidates[0].space_group)
     else: remarks, against = _other_phases(pattern, array, trained) if kind == 'powder' else ([], [])
-    reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array))
+    reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array), check)
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))
     for told in remarks: warnings.warn(told)
     _doubts(candidates, probabilities, recipe, group)
@@ -408,8 +429,8 @@ def _fitting_model(model, kind, source):
         # a CIF may hold both
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() == '.cif': return trained, 'structure'
         raise IdentifyError(f'{source if isinstance(source, (str, os.PathLike)) else source.name or "pattern"}: this '
-                            f'looks like a powder pattern, and {name} reads zone-axis patterns; use powder-230, or '
-                            'give a structure file or three images x y z')
+                            f'looks like a powder pattern, and {name} reads zone-axis patterns; leave the model '
+                            'out, or give a structure file or three images x y z')
     if kind == 'images' and isinstance(trained, TrainedPowder):
         raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind

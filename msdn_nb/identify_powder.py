@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOLES', 'FOREIGN', 'SPACINGS', 'read_pattern', 'structure_pattern', 'doublet_holes', 'single_line', 'pattern_remarks',
            'line_width', 'unseen_remarks', 'observed_lines', 'foreign_lines', 'phase_remarks', 'check_cell',
-           'allowed_lines', 'cell_remarks', 'draw_pattern']
+           'allowed_lines', 'allowed', 'cell_remarks', 'draw_pattern']
 
 # %% ../nbs/59_identify_powder.ipynb #6ef67f82
 import os, re
@@ -197,6 +197,16 @@ def allowed_lines(
 def _spacings(check, positions):
     return ', '.join(f'{check.d_spacing[i]:.3f}' for i in positions[:5]) + (' and more' if len(positions) > 5 else '')
 
+def allowed(
+    check:ExtinctionCheck # of `check_cell`
+)->str: # the end of a sentence
+    "What lines and cell together speak for"
+    lost, n, system = check.unindexed, len(check.d_spacing), cell_system(check.cell)
+    free = sorted(check.remaining, key=lambda g: crystal_system(g) not in system.split('+'))
+    if len(lost) > n/10: return '; with so many foreign lines the cell speaks for no group'
+    return ('; lines and cell together speak for ' + ', '.join(f'{g} {symbol(g)}' for g in free[:6])
+            + f' and {len(free) - 6} more'*(len(free) > 6))
+
 def cell_remarks(
     check:ExtinctionCheck, # of `check_cell`
     space_group:int,       # the first candidate
@@ -206,10 +216,7 @@ def cell_remarks(
     told = ([f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): '
              'an impurity, a second phase, or a wrong cell']
             if lost else [])
-    system = cell_system(check.cell)
-    free = sorted(check.remaining, key=lambda g: crystal_system(g) not in system.split('+'))
-    left = ('; lines and cell together speak for ' + ', '.join(f'{g} {symbol(g)}' for g in free[:3]) if len(lost) <= n/10
-            else '; with so many foreign lines the cell speaks for no group')
+    left = allowed(check)
     if space_group not in check.against:
         return (told,
                 [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '

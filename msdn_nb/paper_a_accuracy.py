@@ -14,11 +14,13 @@ __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
+from filelock import FileLock
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.optim.swa_utils import update_bn
 from .symmetry import CRYSTAL_SYSTEMS, ceiling, class_set, systems_of
@@ -27,7 +29,7 @@ from .diffraction import DEFAULT, PAPER, Crystallite, Setup
 from .shaping import CENTRE
 from .models import MSDN
 from .training import (ARCHITECTURES, Disturbance, Recipe, Trained, build_model, cache_patterns, load_weights,
-                              network_input, open_cache, save_weights, take_weights, train)
+                              network_input, open_cache, save_weights, take_weights, team, train)
 from .substitution import Variation, likely_substitutes
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
@@ -121,7 +123,7 @@ def study_patterns(
     good = groups[at] > 0
     return images[at[good]], groups[at[good]].astype(int), rows[good]
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #ca0d475b
+# %% ../nbs/45_paper_a_accuracy.ipynb #08493355
 # what two cores carry; all experiments take it, so that they share patterns and networks
 REDUCED = dict(crystals=3000, pixels=64, epochs=4)
 QUICK = dict(crystals=200, pixels=32, epochs=1)     # only to see that every line runs
@@ -131,10 +133,12 @@ PAPER_LEARNING = dict(lr=1e-5, weight_decay=1e-7, label_smoothing=0., batch_size
 LINES = dict(threshold=50, factor=1.7) # shaping as the paper's text has it
 
 def paper_lines(
-    pixels:int # edge of the patterns
-)->dict:       # arguments of the shaping
-    "The paper's shaping; at its size the direct beam is set aside"
-    return LINES | (dict(centre=CENTRE) if pixels > 224 else {})
+    pixels:int,  # edge of the patterns
+    reduce:int=1 # edge of the blocks of which the brightest pixel stays
+)->dict:         # arguments of the shaping
+    "The paper's shaping; where pixels are finer than a spot, the direct beam is set aside"
+    smaller = dict(reduce=reduce) if reduce > 1 else {}
+    return LINES | smaller | (dict(centre=CENTRE) if pixels > 224 or smaller else {})
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #c2713c44
 def study_recipe(
@@ -196,14 +200,15 @@ def learned(
     recipe = study_recipe(study, architecture, epochs, shaped, **changes); rows = rows or (study.learn, study.valid)
     begun, state = (start.card['name'], start.model.state_dict()) if start else (None, None)
     name = network_name(study, recipe, rows, begun or '', seed, versions); recipe = replace(recipe, name=name)
-    folder = study.networks/name; path = folder/f'{name}.safetensors'
-    if not path.exists():
-        run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
-        learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
-                      cache=study.folder, versions=versions)
-        save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
-                     started_from=begun, log=training_log(folder))
-        (folder/'checkpoint.pt').unlink(missing_ok=True)
+    folder = study.networks/name; path = folder/f'{name}.safetensors'; study.networks.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{folder}.lock') if team()[1] == 1 else nullcontext(): # another experiment may be at it
+        if not path.exists():
+            run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
+            learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
+                          cache=study.folder, versions=versions)
+            save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
+                         started_from=begun, log=training_log(folder))
+            (folder/'checkpoint.pt').unlink(missing_ok=True)
     trained = load_weights(path)
     if torch.cuda.is_available(): trained.model.cuda()
     return trained
@@ -378,18 +383,20 @@ def settle_norm(
                for i in range(0, len(images), 100)), trained.model)
     return trained
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #3192efcb
+# %% ../nbs/45_paper_a_accuracy.ipynb #b6be6bed
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
               fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49],
-              normalised={'72': dict(epochs=100, versions=10), '8': dict(epochs=30, versions=10)}),
+              normalised={'72': dict(stages=[dict(epochs=100, times=1)], versions=10),
+                          '8': dict(stages=[dict(epochs=30, times=1)], versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
-                 normalised={'72': dict(epochs=7, versions=2)}),
+                 normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2)], versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
-               normalised={n: dict(epochs=1, versions=1) for n in ('20', '8')}))
+               normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2)], versions=1),
+                           '8': dict(stages=[dict(epochs=1, times=2)], versions=1)}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(
@@ -416,31 +423,39 @@ def varied_network(
     return learned(run, study, 'MSDN', run.seed, how['epochs'], start=first, lr=study_recipe(study, 'MSDN').lr/2,
                    versions=study_versions(run, study, how['versions']), **VARIED), study
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #3f615f73
+# %% ../nbs/45_paper_a_accuracy.ipynb #1d582c99
 NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01, decoupled=True)
 
 def normalised_network(
     run,              # `Run`
     size,             # of the run: like_crystals, pixels, and `normalised`
     groups:int=72,    # a key of size.normalised; the first of them learns from nothing, the others start from it
-    plain:bool=True   # without normalisation, as it answers?
-)->tuple:             # `Trained`, and the `Study` that it learned from
+    plain:bool=True,  # without normalisation, as it answers?
+    stages:int=None   # after so many; all by default
+)->tuple:             # `Trained`, and the `Study` that it learned from last
     "The network of the paper on entries like the paper's, normalised while it learns"
-    make = partial(make_study, run, crystals=size.like_crystals, pixels=size.pixels, seed=run.seed, like_paper=True)
-    most = int(next(iter(size.normalised))); study, widest, how = make(groups), make(most), size.normalised[str(groups)]
-    more = {} if groups == most else dict(lr=study_recipe(study, 'MSDN').lr/4,
-                                          start=normalised_network(run, size, most, False)[0])
-    trained = learned(run, study, 'MSDN-variant', run.seed, how['epochs'],
-                      versions=study_versions(run, widest, how['versions']), **NORMALISED, **more)
+    how, most, log = size.normalised[str(groups)], int(next(iter(size.normalised))), []
+    trained = None if groups == most else normalised_network(run, size, most, False)[0]
+    for stage in how['stages'][:stages]:
+        make = partial(make_study, run, crystals=size.like_crystals, pixels=stage['times']*size.pixels, seed=run.seed,
+                       like_paper=True)
+        study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*(.5 if log else 1)
+        trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained, lr=lr,
+                          shaped=paper_lines(study.pixels, stage['times']),
+                          versions=study_versions(run, make(most), how['versions']), **NORMALISED)
+        log += trained.card['log']
+    trained.card['log'] = log
     return plain_network(settle_norm(trained, study, seed=run.seed)) if plain else trained, study
 
-# %% ../nbs/45_paper_a_accuracy.ipynb #6ee8f5b2
+# %% ../nbs/45_paper_a_accuracy.ipynb #909997c7
 def _further_scores(run, size, kind, network):
     "Scores of the networks named in `size.KIND`"
     def job(groups, key, how, asked):
         trained, study = network(run, size, groups); known = some_rows(study.learn, len(study.test), run.seed)
         told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
-        fewer = {n: make_study(run, n, size.like_crystals, size.pixels, run.seed, True) for n in asked}
+        if earlier := range(1, len(how.get('stages', ()))):
+            told['earlier'] = [scores(answers(*network(run, size, groups, stages=k))) for k in earlier]
+        fewer = {n: make_study(run, n, size.like_crystals, study.pixels, run.seed, True) for n in asked}
         return dict(**told, log=trained.card['log'], networks=[trained.card['name']],
                     parameters=trained.card['parameters'],
                     among={str(n): scores(answers(among(trained, few.classes), few)) for n, few in fewer.items()})

@@ -240,7 +240,7 @@ def swapped(
     wrong,      # (7, 7) numbers of wrong answers, truth in rows
     pairs=(('monoclinic', 'orthorhombic'), ('trigonal', 'hexagonal')) # those that the paper names
 )->dict:
-    "Of the wrong answers, how many leave the crystal system, and which share of those swaps a named pair"
+    "Of the wrong answers, how many leave the crystal system, and how many of those swap a named pair"
     wrong, at = np.asarray(wrong), CRYSTAL_SYSTEMS.index; out = int(wrong.sum() - np.trace(wrong))
     return dict(wrong=int(wrong.sum()), other_system=out,
                 **{f'{a} and {b}': int(wrong[at(a), at(b)] + wrong[at(b), at(a)]) for a, b in pairs})
@@ -287,7 +287,7 @@ def system_gains(
 # %% ../nbs/47_paper_a_answers.ipynb #6211ada2
 def _compare_networks(run, size):
     "The paper's network, the best spot network, and the gain by system"
-    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0)
+    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], run.seed)
     epochs, seeds, names = size.study['epochs'], run.seeds(size.repeats), ('MSDN', *size.baselines)
     def job(network, seed, epochs): return _study_answers(run, study, network, epochs, seed)
     kept = {n: [run.arrays(f'{n}-seed-{s}', job, n, s, epochs) for s in seeds] for n in names}
@@ -522,7 +522,7 @@ def latent(run):
     right = labels[found['test']['logits'].argmax(1)] == run.table.space_group[found['test']['rows']]
     facts = run.step('distances', latent_facts, found['learn']['features'], found['test']['features'], right,
                      seed=run.seed)
-    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], 0)
+    study = make_study(run, 72, size.study['crystals'], size.study['pixels'], run.seed)
     usual = usual_crystals(run.table, study.test); few = np.sort(list(usual.values()))
     some = some_rows(study.test, size.averaged, run.seed)
     maps = {n: run.step(f'maps-{n}',

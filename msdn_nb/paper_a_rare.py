@@ -214,7 +214,7 @@ def _whole(run, size, rows):
             name = f'whole-{condition}-{seed}'; run.say(name); parts,natural = _split_44(run.table,rows,seed)
             trials.append(run.step(name,_whole_trial,parts,natural,rows.rare,condition,run.table,rows.rare,size.target,
                                    size.whole,seed,cache,run.folder/f'44-{condition}-{seed}',run.folder/name,
-                                   run.workers))
+                                   workers=run.workers))
         found[condition] = _summed(trials)
     return found
 
@@ -239,7 +239,7 @@ def substitution(run):
             for c in CONDITIONS:
                 name,drawn = f'{task}-{c}-{seed}',seed if task=='44' else run.seed; run.say(name); parts,natural = split(seed)
                 trials[c].append(run.step(name,_trial,parts,natural,classes,c,run.table,rows.rare,size.target,seen,seed,drawn,
-                                          cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',run.workers))
+                                          cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',workers=run.workers))
         prior = Counter(groups[split(run.seed)[0][2]].tolist())
         found[task] = dict(conditions={c:_summed(t) for c,t in trials.items()},
                            ceiling=ceiling(classes,prior={g:prior[g] for g in classes},axes='free'))

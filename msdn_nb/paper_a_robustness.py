@@ -140,8 +140,10 @@ def _asked_networks(run, size):
         groups['paper-more'] = (paper_networks(run, study, size.more_networks, size, larger),
                                 some_rows(every_test, size.more_tests), ['recorded'])
     if size.like_tests != 0:
-        networks, like = like_networks(run, size)
-        groups['paper-like'] = networks, some_rows(like.test, size.like_tests), ['recorded']
+        networks, like = like_networks(run, size); edge = lambda t: t.recipe.setup.detector.pixels
+        for pixels in {edge(t): 0 for t in networks.values()}:
+            groups[f'paper-like-{pixels}'] = ({n: t for n, t in networks.items() if edge(t) == pixels},
+                                              some_rows(like.test, size.like_tests), ['recorded'])
     return groups
 
 # %% ../nbs/48_paper_a_robustness.ipynb #6251ffdb
@@ -154,8 +156,8 @@ def vacancies(run):
         draws = []
         for seed in run.seeds(size.draws):
             run.say(f'{group} patterns, draw {seed}')
-            draws.append(run.step(f'{group}-{seed}', partial(_tallied, asked), run.table, rows, views, seed,
-                                  run.workers))
+            draws.append(run.step(f'{group}-{seed}', _tallied, asked, run.table, rows, views, seed,
+                                  workers=run.workers))
         for name, trained in asked.items():
             weights[name] = trained.card['name']
             found[name] = {view: dict(asked=draws[0][name][view]['asked'], right=draws[0][name][view]['right'],
@@ -164,9 +166,9 @@ def vacancies(run):
 
 # %% ../nbs/48_paper_a_robustness.ipynb #9454e710
 def _gaps(intensity, share):
-    "Gaps as a share of the edge, the beam a sixteenth of the edge beside them"
-    P = intensity.shape[-1]
-    return detector_gaps(intensity, round(share*P), shift=P//16)
+    "Gaps as a share of the edge; their near side lies a sixteenth of the edge beyond the beam"
+    P = intensity.shape[-1]; width = round(share*P)
+    return detector_gaps(intensity, width, shift=P//16 + (width + 1)//2)
 
 EFFECTS = { # name -> unit, strengths, and a function of (strength, setup, generator) that gives the effect
     'shot noise': ('counts in a pattern', (1e7, 1e6, 1e5, 1e4),
@@ -228,7 +230,7 @@ def noise(run):
     found = {}
     for name, (network, rows) in asked.items():
         run.say(name)
-        found[name] = run.step(re.sub(r'\W+', '-', name), partial(trouble_answers, network), run.table,
-                               some_rows(rows, size.tests), run.seed, run.workers)
+        found[name] = run.step(re.sub(r'\W+', '-', name), trouble_answers, network, run.table,
+                               some_rows(rows, size.tests), run.seed, workers=run.workers)
     return dict(found=found, units={name: unit for name, (unit, _, _) in EFFECTS.items()},
                 weights={name: network.card['name'] for name, (network, _) in asked.items()})

@@ -520,7 +520,7 @@ def powder_mp(run):
                 f'instrument{f", without {without}" if without else ""}')
         scores[name] = _crystal_scores(trained,
                                        run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without,
-                                                  run.seed + 1, 1 if run.quick else run.workers))
+                                                  run.seed + 1, workers=1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
 # %% ../nbs/58_paper_b.ipynb #4e072536

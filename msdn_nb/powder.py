@@ -436,7 +436,8 @@ def _check_instrument(self):
     need(self.march > 0 and len(self.direction) == 3 and any(self.direction),
          f'march {self.march!r} about {self.direction}: give a positive r and three indices, not all zero')
     need((self.counts is None or self.counts > 0) and self.b_factor >= 0 and self.radius > 0,
-         'counts, b_factor and radius: give positive numbers')
+         f'counts {self.counts!r}, b_factor {self.b_factor!r}, radius {self.radius!r}: give positive numbers (b_factor may '
+         'be 0)')
     need(len(self.hump) in (0, 3), f'hump {self.hump}: give two_theta, FWHM and height, or nothing')
     angles = np.linspace(lo, hi, 200)
     need((np.nan_to_num(self.fwhm(angles), nan=-1) > 1e-4).all(),

@@ -30,8 +30,8 @@ from .crystal import CrystalError, cell_parameters, lattice_from_parameters, sta
 from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided,
                               first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
-                              read_weights, round_to_bytes, shipped_weights, split_of, split_rows, spread, take_weights,
-                              team, training_facts, weights_kind, weights_path, write_weights)
+                              read_weights, round_to_bytes, same_training, shipped_weights, split_of, split_rows, spread, take_weights,
+                              team, training_facts, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import crystal_family, extinction_classes
 from .powder import (AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1,
@@ -850,6 +850,7 @@ def train_powder(
     fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     epochs = epochs or recipe.epochs; rank,n = team()
     train_rows,valid_rows,_ = split_rows(table,recipe,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
+    if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],start)
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)

@@ -22,7 +22,7 @@ from .lattices import (GRIDS, PAPER_AXIS, LatticeGrid, PatternBatch, UlbdStream,
                               draw_keys, law_patterns, ordered_cells, patterns_of)
 from .symmetry import population
 from .training import (WEIGHTS, Trained, autocast_callback, checkpoint_callback, learner_parts, read_weights,
-                              resume, save_weights, shipped_weights, take_weights, weights_kind)
+                              resume, save_weights, shipped_weights, take_weights)
 
 # %% ../nbs/53_powder_network.ipynb #55a44969
 class _PairMax(torch.autograd.Function):

@@ -22,8 +22,6 @@ def crystallite_cells(
 )->tuple:                   # cells (m, 3) in units of a, b, c from the centre, and their weights (m,) in 0..1
     "The cells of a crystallite, one by one"
     n = crystallite.cell_counts(lattice).numpy(); s = n/12**.5; box = crystallite.envelope == 'box'
-    if box and (n != n.round()).any():
-        raise DiffractionError(f'a box of {tuple(n.tolist())} cells cannot be listed; give whole numbers of cells')
     edges = [np.arange(k) - (k - 1)/2 if box else np.arange(-int(REACH*d), int(REACH*d) + 1.) for k, d in zip(n, s)]
     cells = np.stack(np.meshgrid(*edges, indexing='ij'), -1).reshape(-1, 3); r2 = ((cells/s)**2).sum(1)*(not box)
     return cells[r2 <= REACH**2], np.exp(-r2[r2 <= REACH**2]/2)

@@ -408,7 +408,21 @@ def _shape_portion(images, channels, threshold, factor, mode, softness, out):
         return _shape_stack(images, channels, threshold, factor, softness if mode == 'response' else 0., out)
     for image, channel, target in zip(images, channels, out): _released_one(image, threshold, factor, channel, target)
 
-# %% ../nbs/11_shaping.ipynb #3d76a2c3
+# %% ../nbs/11_shaping.ipynb #d37e03ed
+@compiled
+def _brightest(images, out):
+    "Of images (m, H, W, 3), the brightest of every block of pixels, by colour, into out (m, h, w, 3)."
+    m, H, W, colours = out.shape; block = images.shape[1]//H
+    for k in range(m):
+        for i in range(H):
+            for j in range(W):
+                for c in range(colours):
+                    top = images[k, i*block, j*block, c]
+                    for y in range(block):
+                        for x in range(block): top = max(top, images[k, i*block + y, j*block + x, c])
+                    out[k, i, j, c] = top
+
+# %% ../nbs/11_shaping.ipynb #8003d400
 def shaped_patterns_batch(
     images,             # (n, 3, H, W) uint8: beams x, y, z of n crystals
     threshold=50,       # least grey level of a node's pixels
@@ -416,22 +430,28 @@ def shaped_patterns_batch(
     mode='paper',       # 'paper', 'released' or 'response'
     softness=SOFTNESS,  # width of the step in 'response'
     centre=0.,          # as in `shape_pattern`
+    reduce=1,           # edge of the blocks of which the brightest pixel stays
     workers=None,       # threads; default: as many as processors
-)->np.ndarray: # (n, 3, H, W, 3) uint8
+)->np.ndarray: # (n, 3, H/reduce, W/reduce, 3) uint8
     "Shape the patterns of many crystals at once"
     images = grey_levels(images, '(n, 3, H, W)', 4, 3); check_settings(threshold, factor); _check_mode(mode, centre)
     if not softness > 0:
         raise ShapingError(f"softness {softness}: give a positive number; mode='paper' is the hard cut")
-    n, workers = len(images), workers or os.cpu_count() or 1
+    n, (H, W), workers = len(images), images.shape[2:], workers or os.cpu_count() or 1
+    if reduce < 1 or H % reduce or W % reduce:
+        raise ShapingError(f'reduce {reduce}: give a whole number that divides {H} and {W} pixels')
     if centre: images = set_aside(images, centre)
-    flat, channels = images.reshape(-1, *images.shape[2:]), np.tile(np.arange(3), n)
-    out = np.empty((*flat.shape, 3), np.uint8)
+    flat, channels = images.reshape(-1, H, W), np.tile(np.arange(3), n)
+    out = np.empty((len(flat), H//reduce, W//reduce, 3), np.uint8)
     edges = np.linspace(0, len(flat), min(4*workers, len(flat)) + 1).astype(int)
-    def portion(a, b): _shape_portion(flat[a:b], channels[a:b], threshold, factor, mode, softness, out[a:b])
+    def portion(a, b):
+        full = out[a:b] if reduce == 1 else np.empty((b - a, H, W, 3), np.uint8)
+        _shape_portion(flat[a:b], channels[a:b], threshold, factor, mode, softness, full)
+        if reduce > 1: _brightest(full, out[a:b])
     if workers == 1: portion(0, len(flat))
     else:
         with ThreadPoolExecutor(workers) as pool: list(pool.map(portion, edges[:-1], edges[1:]))
-    return out.reshape(*images.shape, 3)
+    return out.reshape(n, 3, *out.shape[1:])
 
 # %% ../nbs/11_shaping.ipynb #1f3c48a2
 def measure_shaping(

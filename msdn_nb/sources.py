@@ -9,6 +9,7 @@ __all__ = ['SCHEMA', 'SYMPRECS', 'shared_path', 'TableError', 'crystal_row', 'wr
 
 # %% ../nbs/02_sources.ipynb #c1808365
 import contextlib, hashlib, importlib.util, json, os, shutil, warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -414,7 +415,7 @@ def collect(
     failed = tuple(map(tuple, state['failed']))
     if not state['rows']:
         shutil.rmtree(parts)
-        raise TableError(f'{source!r} gave no crystal; ' + ('; '.join(reason for _, reason in failed[:5])
+        raise TableError(f'{source.query.get("folder") or source.query.get("provider") or source.name} gave no crystal; ' + ('; '.join(reason for _, reason in failed[:5])
                                                             or 'ask for something that it has'))
     n, repeated = _join(parts, state['parts'], out)
     shutil.rmtree(parts)
@@ -481,8 +482,9 @@ def from_folder(
                          'or pymatgen JSON files there, or name others with a pattern such as "**/*.txt"')
     bare = [p.relative_to(folder).with_suffix('').as_posix() if p.suffix.lower() in _ENDINGS
             else p.relative_to(folder).as_posix() for p in paths]
-    names = [b if bare.count(b) == 1 else p.relative_to(folder).as_posix() for p, b in zip(paths, bare)]
-    listing = hashlib.sha256('\n'.join(map(str, paths)).encode()).hexdigest()[:16]
+    often, whole = Counter(bare), [p.relative_to(folder).as_posix() for p in paths]
+    names = [b if often[b] == 1 else w for b, w in zip(bare, whole)]
+    listing = hashlib.sha256('\n'.join(whole).encode()).hexdigest()[:16]
     return Source('folder', dict(folder=str(folder.resolve()), pattern=pattern, files=len(paths), listing=listing),
         _paged([(name, lambda p=p: _read_named(p)) for name, p in zip(names, paths)], 50))
 

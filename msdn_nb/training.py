@@ -6,21 +6,22 @@
 __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance', 'Recipe', 'recipe_from_dict', 'pattern_images',
            'network_input', 'speckle', 'disturbed', 'CacheError', 'fill_chunk', 'spread', 'progress', 'cache_patterns',
            'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback', 'checkpoint_callback',
-           'resume', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1', 'top_5',
-           'learned_callback', 'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider', 'trunk_features',
-           'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train', 'WeightsError', 'training_facts',
-           'round_to_bytes', 'write_weights', 'save_weights', 'Trained', 'shipped_weights', 'weights_path',
-           'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout', 'probabilities', 'predict',
-           'fit_temperature']
+           'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1',
+           'top_5', 'learned_callback', 'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider',
+           'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train', 'WeightsError',
+           'training_facts', 'round_to_bytes', 'write_weights', 'save_weights', 'Trained', 'shipped_weights',
+           'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout',
+           'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
-import json, os, sys
+import hashlib, json, os, sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, torch
+from filelock import FileLock
 from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
 from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
@@ -203,7 +204,7 @@ def _start_cache(folder, card, name, dtype, shape, rows):
     state = folder/'cache.json'; folder.mkdir(parents=True,exist_ok=True)
     if state.exists():
         old = json.loads(state.read_text()); done = old.pop('done')
-        if old!=json.loads(json.dumps(card)):
+        if old!=json.loads(json.dumps(card)) or not np.array_equal(np.load(folder/'rows.npy'),rows):
             raise CacheError(f'{folder} holds {name} of another recipe or table; delete the folder or name another')
         return done
     np.save(folder/'rows.npy',rows)
@@ -213,15 +214,17 @@ def _start_cache(folder, card, name, dtype, shape, rows):
 
 # %% ../nbs/30_training.ipynb #73cea92c
 def _fill_cache(table, rows, recipe, folder, workers, chunk, card, name, dtype, shape, keep, make=standard_cell):
-    "Fill a cache, or go on filling it."
-    done = _start_cache(folder,card,name,dtype,shape,rows)
-    kept,labels = (np.lib.format.open_memmap(folder/f'{f}.npy','r+') for f in (name,'space_groups'))
-    starts = range(done,len(rows),chunk); groups = table.space_group
-    jobs = (([table[int(r)] for r in rows[s:s+chunk]],recipe,groups[rows[s:s+chunk]]) for s in starts)
-    chunks = progress(spread(partial(fill_chunk,make=make),jobs,workers),len(starts),f'{name} for {recipe.name}')
-    for s,(x,y) in zip(starts,chunks):
-        kept[s:s+len(x)],labels[s:s+len(y)] = keep(x),y
-        write_json(folder/'cache.json',dict(card,done=int(s+len(x))))
+    "Fill a cache, or go on filling it; one process at a time."
+    folder.parent.mkdir(parents=True,exist_ok=True)
+    with FileLock(f'{folder}.lock'):
+        done = _start_cache(folder,card,name,dtype,shape,rows)
+        kept,labels = (np.lib.format.open_memmap(folder/f'{f}.npy','r+') for f in (name,'space_groups'))
+        starts = range(done,len(rows),chunk); groups = table.space_group
+        jobs = (([table[int(r)] for r in rows[s:s+chunk]],recipe,groups[rows[s:s+chunk]]) for s in starts)
+        chunks = progress(spread(partial(fill_chunk,make=make),jobs,workers),len(starts),f'{name} for {recipe.name}')
+        for s,(x,y) in zip(starts,chunks):
+            kept[s:s+len(x)],labels[s:s+len(y)] = keep(x),y
+            write_json(folder/'cache.json',dict(card,done=int(s+len(x))))
     return folder
 
 def cache_patterns(
@@ -296,7 +299,7 @@ def learner_parts():
     return fb,fc
 
 def autocast_callback():
-    "Forward pass and loss in bfloat16 on whatever device the batch is on."
+    "Forward pass in bfloat16 on whatever device the batch is on; the loss in single precision."
     fb,_ = learner_parts()
     class Autocast(fb.Callback):
         def before_batch(self):
@@ -343,6 +346,26 @@ def resume(
     saved = torch.load(path,map_location=learn.dls.device,weights_only=True)
     learn.model.load_state_dict(saved['model']); learn.create_opt(); learn.opt.load_state_dict(saved['opt'])
     return saved['epoch']
+
+def same_training(
+    folder,  # of a training
+    recipe,  # of any kind, with `epochs`
+    seed:int,
+    *more,   # lists or dicts of arrays, tensors and paths on which the training depends, or None
+):
+    "Refuse to go on with a training of something else; more epochs of the same are welcome."
+    sha = hashlib.sha256()
+    for group in more:
+        for item in (group.values() if isinstance(group,dict) else () if group is None else group):
+            if isinstance(item,torch.Tensor): item = item.detach().cpu().float().numpy()
+            sha.update(item.name.encode() if isinstance(item,Path) else np.ascontiguousarray(item).tobytes())
+        sha.update(b'|')
+    asked = json.loads(json.dumps(dict(recipe=asdict(replace(recipe,epochs=0)),seed=seed,data=sha.hexdigest())))
+    path = Path(folder)/'asked.json'
+    if path.exists() and (Path(folder)/'checkpoint.pt').exists() and json.loads(path.read_text())!=asked:
+        raise CacheError(f'{folder} holds a training with other settings, crystals or weights to begin with; delete the '
+                         'folder or name another')
+    write_json(path,asked)
 
 # %% ../nbs/30_training.ipynb #0d90e242
 def team()->tuple: # number of this process, how many learn together
@@ -586,11 +609,11 @@ def train(
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
     parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]
     trunk = load_weights(recipe.base) if recipe.base else None
+    if not team()[0]: same_training(folder,recipe,seed,parts,start,map(Path,versions),extra and extra[1:])
     with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
-    items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team()
+    items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team(); fb.set_seed(seed+rank)
     images,turns = _in_turn(images,kept,items[1],[_shared_cache(table,parts[0],recipe,v) for v in versions])
     if extra is not None: items[0],images,groups = _with_extra(items[0],images,groups,extra)
-    fb.set_seed(seed+rank)
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
     learn.add_cbs(turns)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import gemmi, numpy as np, pytest, spglib
 from ase.data import covalent_radii
+from pymatgen.core import Structure
+from msdn_nb import crystal, symmetry
 
 FOLDER = Path(__file__).resolve().parents[1]/'examples'
 INDEX = list(csv.DictReader((FOLDER/'index.csv').open(encoding='utf-8', newline='')))
@@ -45,7 +47,6 @@ def test_readme_counts():
     text = (FOLDER/'README.md').read_text(encoding='utf-8')
     found = Counter(r['crystal_system'] for r in INDEX)
     assert {s: int(n) for s, n in re.findall(r'^\| (\w+) \| (\d+) \|', text, re.M)} == found
-    symmetry = pytest.importorskip('msdn_nb.symmetry')
     groups = {int(r['space_group']) for r in INDEX}
     known, others = groups & set(symmetry.GROUPS_72), sorted(groups - set(symmetry.GROUPS_72))
     first = ' '.join(text.split('\n|')[0].split())
@@ -110,7 +111,6 @@ def test_reference(row):
     assert not doi or re.fullmatch(r'10\.\d{4}/\S+', doi)
 
 def test_pymatgen_reads_the_same(row):
-    Structure = pytest.importorskip('pymatgen.core').Structure
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         structure = Structure.from_file(FOLDER/row['file'])
@@ -122,7 +122,6 @@ def test_pymatgen_reads_the_same(row):
     assert found.number == int(row['space_group'])
 
 def test_own_reader(row):
-    crystal = pytest.importorskip('msdn_nb.crystal')
     read = crystal.read_crystal(FOLDER/row['file'])
     assert crystal.find_space_group(read, symprec=0.1) == int(row['space_group'])
     assert crystal.find_space_group(read, symprec=0.01) == int(row['space_group'])
