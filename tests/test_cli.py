@@ -442,11 +442,17 @@ def test_simulate_writes_all_or_nothing(tmp_path, monkeypatch):
     assert code == 1 and 'no space left' in found['error'] and list((tmp_path/'o').iterdir()) == []
 
 
-@pytest.mark.parametrize('args', [['--wavelength', -1], ['--field-of-view', 25], ['--size', 0], ['--factor', 0]])
+@pytest.mark.parametrize('args,told', [(['--wavelength', -1], 'wavelength'), (['--size', 0], 'size'),
+                                       (['--field-of-view', 0], 'field-of-view'), (['--axis', 'x', '--axis', 'x'], 'twice')])
+def test_impossible_options(args, told, tmp_path):
+    code, out, err = run('simulate', SALT, '--out', tmp_path/'o', '--pixels', 16, *args)
+    assert code == 2 and told in err and not (tmp_path/'o').exists()
+
+
+@pytest.mark.parametrize('args', [['--field-of-view', 25], ['--factor', 0]])
 def test_impossible_setups(args, tmp_path):
     code, found, err = run_json('simulate', SALT, '--out', tmp_path, '--pixels', 16, *args)
-    assert (code == 1 and 'error' in (found[0] if isinstance(found, list) else found) and err
-            and not list(tmp_path.glob('*.png')))
+    assert code == 1 and 'error' in found[0] and err and not list(tmp_path.glob('*.png'))
 
 
 def test_data(tmp_path):
