@@ -307,9 +307,8 @@ def _arrays(crystal, setup, intensity, shaped):
                 occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
 
 def _axis_names(setup):
-    "x, y, z, or the indices of each zone axis, in names of files"
-    def joined(uvw): return ('' if max(map(abs, uvw)) < 10 else '_').join(map(str, uvw))
-    return [a if isinstance(a, str) else joined(a) for a in setup.axes]
+    from msdn_nb.diffraction import axis_name
+    return [axis_name(a) for a in setup.axes]
 
 # %% ../nbs/61_cli.ipynb #b976d1c5
 def write_patterns(
@@ -330,7 +329,8 @@ def write_patterns(
     shaped = np.stack([shape_pattern(image, channel=k%3, **shaping) for k, image in enumerate(linear)])
     raw, files = to_uint8(intensity, grey).numpy(), []
     facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope,
-                 wavelength=setup.beam.wavelength, radiation=setup.beam.radiation)
+                 wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
+                 space_group=crystal.space_group or 0)
     def put(what, array, **facts): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png'), **facts))
     for n, image, coloured in zip(_axis_names(setup), raw, shaped):
         put(f'{n}_raw', image, axis=n, **facts); put(f'{n}_shaped', coloured)
@@ -698,7 +698,7 @@ TrainingTable = Annotated[Optional[Path], typer.Option(
     help='Parquet file of structures, as msdn data writes it; ulbd recipes and readers do without.',
     show_default=False)]
 Epochs = Annotated[Optional[int], typer.Option(min=1, help="The recipe's if not given.", show_default=False)]
-Rate = Annotated[Optional[float], typer.Option(min=0, help="Peak learning rate; the recipe's if not given.",
+Rate = Annotated[Optional[float], typer.Option(min=1e-12, help="Peak learning rate; the recipe's if not given.",
                                                show_default=False)]
 Limit = Annotated[Optional[int], typer.Option(min=1, help='Use a random part of the table.', show_default=False)]
 Start = Annotated[Optional[str], typer.Option(
@@ -734,6 +734,7 @@ def _known_recipe(name, **options):
     if options.get('data') is None and kind not in ('laws', 'reader'):
         raise ValueError(f'{name}: this recipe learns from structures; give --data FILE.parquet, as msdn data writes '
                          'it')
+    if options.get('data') is None: refuse('without --data there is no table to take a part of', 'limit')
     return kind, recipe
 
 # %% ../nbs/61_cli.ipynb #2736a8ab
@@ -747,7 +748,7 @@ def train(
     def job():
         from dataclasses import replace
         from msdn_nb.sources import CrystalTable
-        kind, recipe = _known_recipe(name, data=data, cache=cache, substitute=substitute, measured=measured,
+        kind, recipe = _known_recipe(name, data=data, limit=limit, cache=cache, substitute=substitute, measured=measured,
                                      epochs=epochs, lr=lr, start=start)
         if lr: recipe = replace(recipe, lr=lr)
         table, run = None if data is None else _some_rows(CrystalTable(data), limit, seed), out/f'{name}.run'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_Z', 'PAPER', 'DEFAULT', 'DiffractionError', 'Beam', 'factor_coefficients', 'scattering_factor', 'Detector',
-           'Crystallite', 'interference', 'beam_frame', 'Setup', 'setup_from_dict', 'pixel_maps', 'separable_sums',
-           'pixelwise_sums', 'simulate', 'ZoneAxisPatterns', 'to_uint8', 'zone_axis_patterns']
+           'Crystallite', 'interference', 'beam_frame', 'axis_name', 'Setup', 'setup_from_dict', 'pixel_maps',
+           'separable_sums', 'pixelwise_sums', 'simulate', 'ZoneAxisPatterns', 'to_uint8', 'zone_axis_patterns']
 
 # %% ../nbs/10_diffraction.ipynb #03abda28
 import math
@@ -155,6 +155,12 @@ def beam_frame(
     w = w/np.linalg.norm(w); seed = max(lattice,key=lambda a: np.linalg.norm(np.cross(w,a/np.linalg.norm(a))))
     u = seed-(seed@w)*w; u /= np.linalg.norm(u)
     return np.stack([u,np.cross(w,u),w])
+
+def axis_name(
+    axis, # 'x', 'y', 'z', or (u, v, w)
+)->str: # such as 'x' or '110'; indices of more than one digit are joined by _
+    "A beam's zone axis as it stands in names of files."
+    return axis if isinstance(axis,str) else ('' if max(map(abs,axis))<10 else '_').join(map(str,axis))
 
 # %% ../nbs/10_diffraction.ipynb #f00a0419
 @dataclass(frozen=True)

@@ -213,12 +213,13 @@ def unit_cell(
     short = _SHORT.get(system)
     if short and values.size == short.__code__.co_argcount: values = np.array(short(*values.ravel()), dtype=float)
     if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all()): raise wrong
-    angles = values[3:]
-    if max(angles) >= 180 or angles.sum() >= 360 or 2*max(angles) >= angles.sum() or gemmi.UnitCell(*values).volume <= 1e-3:
+    angles, unit = values[3:], gemmi.UnitCell(*values)
+    if angles.sum() >= 360 or 2*max(angles) >= angles.sum():
         raise ExtinctionError(f'cell {tuple(values.tolist())}: the angles {angles[0]:g}, {angles[1]:g} and {angles[2]:g} '
                               'close no cell; give angles below 180 degrees, each below the sum of the other two and all '
                               'below 360 together')
-    return gemmi.UnitCell(*values)
+    if unit.volume <= 1e-3: raise wrong
+    return unit
 
 # %% ../nbs/50_extinction.ipynb #fb883c0d
 _LOWEST = {'cubic': 195, 'tetragonal': 75, 'trigonal+hexagonal': 143, 'orthorhombic': 16, 'monoclinic': 3,

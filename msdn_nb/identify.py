@@ -16,7 +16,7 @@ import numpy as np
 from fastcore.basics import patch
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system, inseparable, symbol
 from .crystal import CrystalError, check_size, read_crystal, standard_cell
-from .diffraction import Detector, to_uint8
+from .diffraction import Detector, axis_name, to_uint8
 from .shaping import find_nodes, join_nodes, shape_pattern
 from .training import Recipe, Trained, WeightsError, load_weights, pattern_images, predict, weights_kind
 from .extinction import ExtinctionCheck
@@ -147,6 +147,14 @@ IMAGES = '.png', '.jpg', '.jpeg', '.tif', '.tiff', '.npy', '.npz'
 # what `msdn simulate` writes into its PNG and NPZ files
 _FACTS = dict(field_of_view=float, grey=str, envelope=str, wavelength=float, radiation=str, axis=str, space_group=int)
 
+def _stated(held):
+    "The facts of `_FACTS` that are there and can be read"
+    told = {}
+    for k, kind in _FACTS.items():
+        try: told[k] = kind(np.asarray(held[k]).item())
+        except (KeyError, TypeError, ValueError): pass # not there, or somebody else's
+    return told
+
 def _open_image(path):
     "What a file holds, as an array, with the facts that it states about itself"
     try:
@@ -155,12 +163,10 @@ def _open_image(path):
             if isinstance(held, np.ndarray): return held, {}
             with held:
                 key = 'intensity' if 'intensity' in held.files else held.files[0]
-                told = {k: held[k].item() for k in _FACTS if k in held.files}
-                return held[key], told | (dict(axes=held['axes'].tolist()) if 'axes' in held.files else {})
+                return held[key], _stated(held) | (dict(axes=held['axes'].tolist()) if 'axes' in held.files else {})
         from PIL import Image
         with Image.open(path) as image:
-            told = {k: kind(image.info[k]) for k, kind in _FACTS.items() if k in image.info}
-            return np.asarray(image.convert('RGB') if image.mode == 'P' else image), told
+            return np.asarray(image.convert('RGB') if image.mode == 'P' else image), _stated(image.info)
     except FileNotFoundError as e: raise IdentifyError(f'{path}: there is no such file; check the path') from e
     except Exception as e:
         raise IdentifyError(f'{path}: this is not an image that can be read ({str(e)[:120] or type(e).__name__}); give '
@@ -226,13 +232,13 @@ def resample(
 def _check_facts(told, recipe):
     "Refuse axes that the model does not read, and warn of all else that files state and it never saw"
     setup, beam = recipe.setup, recipe.setup.beam
-    axes = told[0].get('axes') or [t.get('axis') for t in told]; own = [str(a) for a in setup.axes]
+    axes = told[0].get('axes') or [t.get('axis') for t in told]; own = [axis_name(a) for a in setup.axes]
     if any(a not in (None, b) for a, b in zip(axes, own)) or len(axes) != len(own):
-        raise IdentifyError(f'the images state the zone axes {" ".join(map(str, axes))}; {recipe.name} reads '
+        raise IdentifyError(f'the images state the zone axes {" ".join(str(a or "?") for a in axes)}; {recipe.name} reads '
                             f'{" ".join(own)} of the standard cell: give these, in this order')
     told = told[0]; of = told.get('radiation', beam.radiation), told.get('wavelength', beam.wavelength)
     if of[0] != beam.radiation or abs(of[1]/beam.wavelength - 1) > .01:
-        warnings.warn(f'the images are of {of[0]} of {of[1]:g} Å, the model was taught on {beam.radiation} of '
+        warnings.warn(f'the images were made with {of[0]} of {of[1]:g} Å, the model was taught on {beam.radiation} of '
                       f'{beam.wavelength:g} Å; expect little')
     if told.get('space_group') == 0:
         warnings.warn("the images were made with a file's own cell (--as-is); the model reads the axes of the standard "
@@ -300,10 +306,10 @@ def _three_images(source):
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     suffix = path.suffix.lower() if path else ''
     if suffix in IMAGES:
-        held, facts = _open_image(path)
-        if holds_three(path): return list(held), facts
-        what = f'holds an array of shape {held.shape}' if suffix == '.npz' else 'is one image'
-        raise IdentifyError(f'{source}: this {what}; give three images in the order x y z')
+        held, facts = _open_image(path); array = suffix in ('.npy', '.npz')
+        if array and held.ndim == 3 and len(held) == 3: return list(held), facts
+        what = f'holds an array of shape {held.shape}' if array and held.ndim != 2 else 'is one image'
+        raise IdentifyError(f'{source}: this {what}; give three images in the order x y z, or one array (3, N, N)')
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):
         names = ' '.join(str(s) for s in source if isinstance(s, (str, os.PathLike)))
         if len(source) != 3:

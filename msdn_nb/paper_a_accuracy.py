@@ -136,7 +136,7 @@ def paper_lines(
     pixels:int,  # edge of the patterns
     reduce:int=1 # edge of the blocks of which the brightest pixel stays
 )->dict:         # arguments of the shaping
-    "The paper's shaping; where pixels are finer than a spot, the direct beam is set aside"
+    "The paper's shaping; at its size, and where patterns are reduced, the direct beam is set aside"
     smaller = dict(reduce=reduce) if reduce > 1 else {}
     return LINES | smaller | (dict(centre=CENTRE) if pixels > 224 or smaller else {})
 
@@ -429,7 +429,7 @@ NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01, decoupled=True)
 def normalised_network(
     run,              # `Run`
     size,             # of the run: like_crystals, pixels, and `normalised`
-    groups:int=72,    # a key of size.normalised; the first of them learns from nothing, the others start from it
+    groups:int=72,    # a key of size.normalised; the first of them starts from random weights, the others from it
     plain:bool=True,  # without normalisation, as it answers?
     stages:int=None   # after so many; all by default
 )->tuple:             # `Trained`, and the `Study` that it learned from last

@@ -850,7 +850,7 @@ def train_powder(
     fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     epochs = epochs or recipe.epochs; rank,n = team()
     train_rows,valid_rows,_ = split_rows(table,recipe,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
-    if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],start)
+    if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],[data_hash(table.path)],start)
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)

@@ -205,7 +205,7 @@ def _start_cache(folder, card, name, dtype, shape, rows):
     if state.exists():
         old = json.loads(state.read_text()); done = old.pop('done')
         if old!=json.loads(json.dumps(card)) or not np.array_equal(np.load(folder/'rows.npy'),rows):
-            raise CacheError(f'{folder} holds {name} of another recipe or table; delete the folder or name another')
+            raise CacheError(f'{folder} holds {name} of another recipe, table or choice of crystals; delete the folder or name another')
         return done
     np.save(folder/'rows.npy',rows)
     np.lib.format.open_memmap(folder/f'{name}.npy','w+',dtype,(len(rows),*shape)).flush()
@@ -351,14 +351,15 @@ def same_training(
     folder,  # of a training
     recipe,  # of any kind, with `epochs`
     seed:int,
-    *more,   # lists or dicts of arrays, tensors and paths on which the training depends, or None
+    *more,   # lists or dicts of arrays, tensors, paths and texts on which the training depends, or None
 ):
     "Refuse to go on with a training of something else; more epochs of the same are welcome."
     sha = hashlib.sha256()
     for group in more:
         for item in (group.values() if isinstance(group,dict) else () if group is None else group):
             if isinstance(item,torch.Tensor): item = item.detach().cpu().float().numpy()
-            sha.update(item.name.encode() if isinstance(item,Path) else np.ascontiguousarray(item).tobytes())
+            item = str(getattr(item,'name',item)).encode() if isinstance(item,(str,Path)) else np.ascontiguousarray(item).tobytes()
+            sha.update(f'{len(item)}:'.encode()); sha.update(item)
         sha.update(b'|')
     asked = json.loads(json.dumps(dict(recipe=asdict(replace(recipe,epochs=0)),seed=seed,data=sha.hexdigest())))
     path = Path(folder)/'asked.json'
@@ -609,7 +610,7 @@ def train(
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
     parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]
     trunk = load_weights(recipe.base) if recipe.base else None
-    if not team()[0]: same_training(folder,recipe,seed,parts,start,map(Path,versions),extra and extra[1:])
+    if not team()[0]: same_training(folder,recipe,seed,parts,[data_hash(table.path)],start,map(Path,versions),extra and extra[1:])
     with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
     items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team(); fb.set_seed(seed+rank)
     images,turns = _in_turn(images,kept,items[1],[_shared_cache(table,parts[0],recipe,v) for v in versions])
