@@ -95,8 +95,8 @@ def write_crystals(
 def _opened(path, columns):
     "The Parquet file, after a look at its columns"
     if not Path(path).is_file(): raise TableError(f'{path}: there is no such file; check the path')
-    try: file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as e:
+    try: file = pq.ParquetFile(path); file.schema_arrow
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as e:
         raise TableError(f'{path}: this is not a whole Parquet file ({str(e).splitlines()[0][:120]}); copy or '
                          'collect it again') from e
     if missing := [c for c in columns if c not in file.schema_arrow.names]:
@@ -116,8 +116,8 @@ def read_crystals(
     try:
         table = _opened(path, columns).read(columns)
         if rows is not None: table = table.take(np.asarray(rows, np.int64))
-        table = table.cast(pa.schema([SCHEMA.field(c) for c in columns]))
-    except (pa.ArrowException, OSError) as e:
+        table = table.cast(pa.schema([SCHEMA.field(c) for c in columns])); table.validate(full=True)
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as e:
         raise TableError(f'{path}: its contents cannot be read ({str(e).splitlines()[0][:120]}); the file is damaged '
                          'or its columns have other types: collect it again') from e
     if empty := [c for c in columns if table[c].null_count]:
