@@ -417,6 +417,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'msdn_nb.identify._fitting_model': ('identify.html#_fitting_model', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._heading': ('identify.html#_heading', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._is_powder': ('identify.html#_is_powder', 'msdn_nb/identify.py'),
+                                  'msdn_nb.identify._is_three': ('identify.html#_is_three', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._open_image': ('identify.html#_open_image', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._other_phases': ('identify.html#_other_phases', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._reasons': ('identify.html#_reasons', 'msdn_nb/identify.py'),

@@ -292,14 +292,15 @@ def image_patterns(
 # %% ../nbs/60_identify.ipynb #6068b538
 TABLES = '.csv', '.dat', '.txt', '.asc'
 
+def _is_three(array): return array.ndim == 3 and len(array) == 3
+
 def holds_three(
     path, # of an image or an array
 )->bool: # True for a .npz or .npy file of shape (3, N, N)
     "Whether one file holds the patterns of all three beams"
     if Path(path).suffix.lower() not in ('.npy', '.npz'): return False
-    try: held = _open_image(Path(path))[0]
+    try: return _is_three(_open_image(Path(path))[0])
     except IdentifyError: return False
-    return held.ndim == 3 and len(held) == 3
 
 def _three_images(source):
     "The three images that a source holds with their facts, or None where it is no image"
@@ -307,7 +308,7 @@ def _three_images(source):
     suffix = path.suffix.lower() if path else ''
     if suffix in IMAGES:
         held, facts = _open_image(path); array = suffix in ('.npy', '.npz')
-        if array and held.ndim == 3 and len(held) == 3: return list(held), facts
+        if array and _is_three(held): return list(held), facts
         what = f'holds an array of shape {held.shape}' if array and held.ndim != 2 else 'is one image'
         raise IdentifyError(f'{source}: this {what}; give three images in the order x y z, or one array (3, N, N)')
     if isinstance(source, np.ndarray) and source.ndim == 3 or isinstance(source, (list, tuple)):

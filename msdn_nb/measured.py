@@ -38,7 +38,8 @@ def wavelength_angstrom(
     "One wavelength, whatever way it is written"
     found = re.fullmatch(r'\s*(\d*[.,]?\d+(?:e[-+]?\d+)?)\s*(å|a|angstroms?|nm|kev)?\s*', str(value), re.I)
     if not found:
-        if isinstance(value, str) and re.search('[a-z]', value, re.I): return anode(value)[1 if value.rstrip().endswith('2') else 0]
+        if isinstance(value, str) and re.search('[a-z]', value, re.I):
+            return anode(value)[1 if value.rstrip().endswith('2') else 0]
         raise PowderError(f'wavelength {value!r} is no length; give a positive number in angstrom')
     number, unit = float(found[1].replace(',', '.')), (found[2] or '').lower()
     number = 10*number if unit == 'nm' else 12.398420/max(number, 1e-9) if unit == 'kev' else number

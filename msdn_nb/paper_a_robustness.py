@@ -141,7 +141,7 @@ def _asked_networks(run, size):
                                 some_rows(every_test, size.more_tests), ['recorded'])
     if size.like_tests != 0:
         networks, like = like_networks(run, size); edge = lambda t: t.recipe.setup.detector.pixels
-        for pixels in {edge(t): 0 for t in networks.values()}:
+        for pixels in dict.fromkeys(map(edge, networks.values())):
             groups[f'paper-like-{pixels}'] = ({n: t for n, t in networks.items() if edge(t) == pixels},
                                               some_rows(like.test, size.like_tests), ['recorded'])
     return groups

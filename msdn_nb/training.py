@@ -205,7 +205,8 @@ def _start_cache(folder, card, name, dtype, shape, rows):
     if state.exists():
         old = json.loads(state.read_text()); done = old.pop('done')
         if old!=json.loads(json.dumps(card)) or not np.array_equal(np.load(folder/'rows.npy'),rows):
-            raise CacheError(f'{folder} holds {name} of another recipe, table or choice of crystals; delete the folder or name another')
+            raise CacheError(f'{folder} holds {name} of another recipe, table or choice of crystals; delete the folder or '
+                             'name another')
         return done
     np.save(folder/'rows.npy',rows)
     np.lib.format.open_memmap(folder/f'{name}.npy','w+',dtype,(len(rows),*shape)).flush()
@@ -358,14 +359,14 @@ def same_training(
     for group in more:
         for item in (group.values() if isinstance(group,dict) else () if group is None else group):
             if isinstance(item,torch.Tensor): item = item.detach().cpu().float().numpy()
-            item = str(getattr(item,'name',item)).encode() if isinstance(item,(str,Path)) else np.ascontiguousarray(item).tobytes()
+            if isinstance(item,Path): item = item.name
+            item = item.encode() if isinstance(item,str) else np.ascontiguousarray(item).tobytes()
             sha.update(f'{len(item)}:'.encode()); sha.update(item)
         sha.update(b'|')
     asked = json.loads(json.dumps(dict(recipe=asdict(replace(recipe,epochs=0)),seed=seed,data=sha.hexdigest())))
     path = Path(folder)/'asked.json'
     if path.exists() and (Path(folder)/'checkpoint.pt').exists() and json.loads(path.read_text())!=asked:
-        raise CacheError(f'{folder} holds a training with other settings, crystals or weights to begin with; delete the '
-                         'folder or name another')
+        raise CacheError(f'{folder} holds a training with other settings, crystals or start; delete it or name another')
     write_json(path,asked)
 
 # %% ../nbs/30_training.ipynb #0d90e242
