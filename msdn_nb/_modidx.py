@@ -719,6 +719,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'msdn_nb.measured._merged': ('measured.html#_merged', 'msdn_nb/measured.py'),
                                   'msdn_nb.measured._names': ('measured.html#_names', 'msdn_nb/measured.py'),
                                   'msdn_nb.measured._number': ('measured.html#_number', 'msdn_nb/measured.py'),
+                                  'msdn_nb.measured._parted': ('measured.html#_parted', 'msdn_nb/measured.py'),
                                   'msdn_nb.measured._pd_loops': ('measured.html#_pd_loops', 'msdn_nb/measured.py'),
                                   'msdn_nb.measured._pd_scan': ('measured.html#_pd_scan', 'msdn_nb/measured.py'),
                                   'msdn_nb.measured._pd_value': ('measured.html#_pd_value', 'msdn_nb/measured.py'),

@@ -76,7 +76,7 @@ def _refuse(x, y):
     different = len(np.unique(x))
     if different < len(x)/2:
         raise PowderError(f'most angles are repeated ({different} different of {len(x)}); decimal commas with commas '
-                          'between columns? separate the columns by semicolons or tabs')
+                          'between columns? separate the columns by semicolons or tabs; or several scans? give one pattern a file')
     if abs(y).max() > 1e15:
         raise PowderError(f'intensities of up to {abs(y).max():g} are no counts; give the measured intensity')
     if y.max() <= 0:
@@ -169,15 +169,18 @@ def _separator(rows):
     return (' ', True) if decimal else (',', False)
 
 # %% ../nbs/54_measured.ipynb #a120b1ae
+_THOUSANDS = re.compile(r'["\']\d{1,3}(?:,\d{3})+(?:\.\d*)?["\']')
+
 def _cells(rows, mark, decimal):
     "Rows of text as rows of words"
+    if (row := next((r for r in rows if _THOUSANDS.search(r) or mark in ';|' and ',' in r and '.' in r), None)):
+        raise PowderError(f'the line {row.strip()[:60]!r} holds something else than plain numbers; give 2theta and '
+                          'intensity, a pair a line, without separators of thousands')
     text = '\n'.join(rows).replace('"', ' ').replace("'", ' ')
     if decimal: text = text.replace(',', '.')
     if mark == ' ': return [row.split() for row in text.split('\n')]
-    if re.search(rf'{re.escape(mark)}[ \t]*(?:{re.escape(mark)}|\n|$)', text):       # an empty cell keeps its place
-        return [[cell.strip() or 'nan' for cell in row.strip().removesuffix(mark).split(mark)]
-                for row in text.split('\n')]
-    return [row.split() for row in text.replace(mark, ' ').split('\n')]
+    return [[cell.strip() or 'nan' for cell in row.strip().removeprefix(mark).removesuffix(mark).split(mark)]
+            for row in text.split('\n')]                                            # an empty cell keeps its place
 
 # %% ../nbs/54_measured.ipynb #4668bcef
 def _is_number(word):
@@ -208,26 +211,39 @@ def _table(text):
     return text.splitlines()[:good[0]], table, (f'lines left out of the table: {odd}',) if odd else ()
 
 # %% ../nbs/54_measured.ipynb #bccf26fe
-_AXES = (('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|angle|pos\.'),
-         ('another quantity', r'flight|\btof\b|energy|\bk?ev\b|channel|wave|shift|temperature|\bcm-?1'),
-         ('q', r'^\W*q\b|^\W*q[_ \[(/]|qvec|scattering vector|momentum'),
-         ('d', r'^\W*d\b|^\W*d[\s_-]*(spacing|value|space|a)\b'), ('theta', r'^\W*(theta|θ)'))
-_INTENSITY = r'obs|int|count|cps|signal|meas|\by\b|^\W*i\b'
+_UNIT = r'(?:[\[(/,].*|(?:a|å|nm|inv\w*|1/)(?:\W.*)?)?$'
+_AXES = (('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|pos\.'
+                    r'|^\W*((scattering|diffraction|bragg|detector)\s+)?angle'),
+         ('another quantity', r'^\W*(time[\s_-]*of[\s_-]*flight|tof|energy|k?ev|channel|wave(length|number)'
+                              r'|(raman[\s_-]*)?shift|temperature|cm-?1)\b'),
+         ('q', r'^\W*q(?:[\s_-]*(?:space|vec(?:tor)?|scattering|magnitude))*[\s_-]*' + _UNIT
+               + '|scattering vector|momentum'),
+         ('d', r'^\W*d(?:[\s_-]*(?:spacing|value|space|hkl)s?)?[\s_-]*' + _UNIT), ('theta', r'^\W*(theta|θ)'))
+_INTENSITY = (r'intens|cps|signal|impuls|zähl|zaehl|coups|cuentas|conteggi|^\W*i(?![a-z])|yobs|iobs'
+              r'|(?<![a-z])(obs|meas|(int|counts?|imp|y)(?![a-z]))')
+_BESIDE = r'calc|sigma|uncert|bkg|backg|weight|time|(?<![a-z])(err|e\.?s\.?d|sig(?!nal)|diff(?!ract))'
 
+# %% ../nbs/54_measured.ipynb #360d7cdb
 def _axis(label):
     "What a column of this name holds; None if the name does not tell"
     return next((axis for axis, pattern in _AXES if re.search(pattern, label.lower())), None)
 
 def _names(header, width):
     "The names of the columns, from the last header line that has as many; a list of empty names otherwise"
-    for line in reversed(header[-6:]):
-        line = line[:300].strip().strip("#!;%*'/ \t")
-        for parts in (re.split(r'\s*[;,|\t]\s*', line.rstrip(';,|\t ')), re.split(r'\s{2,}', line), line.split()):
-            if len(parts) == width and any(_axis(p) for p in parts) and not re.search(r'[=:]', line):
+    lines = [re.sub(r'\b2\s+(?=th|[θΘ])', '2', line[:300], flags=re.I).strip().strip("#!;%*'/ \t") for line in header[-6:]]
+    lines = [line for line in lines if not re.search(r'[=:]', line)
+             and not any(_is_number(word.replace(',', '.')) for word in re.split(r'[\s;,|]+', line))]
+    for line in lines[::-1]:
+        marked = re.split(r'\s*[;,|\t]\s*', line.rstrip(';,|\t ')), re.split(r'\s{2,}', line)
+        for parts in (*marked, line.split()):
+            kinds, sure = {_axis(p) for p in parts} - {None}, _INTENSITY + r'|2[\s_*-]*(th|θ)|two[\s_-]*th|tth'
+            if len(parts) == width and kinds and (any(re.search(sure, p.lower()) for p in parts)
+                                                  or parts in marked and kinds != {'another quantity'}):
                 return [p.strip(' "\'') for p in parts]
-    for line in header[-6:]:
-        short = line[:300].strip().strip("#!;%*'/ \t")
-        if len(short) < 40 and _axis(short) and not re.search(r'[=:,;]', short): return [short] + ['']*(width - 1)
+    for line in lines:
+        kind = _axis(line) if len(line) < 60 and not re.search('[,;]', line) else None
+        if kind and (kind != 'another quantity' or re.fullmatch(r'(time.of.flight|tof|energy|channel)(\s*[\[(].*)?',
+                                                                 line, re.I)): return [line] + ['']*(width - 1)
     return ['']*width
 
 # %% ../nbs/54_measured.ipynb #5696f009
@@ -243,20 +259,26 @@ def _unnamed(table, notes):
                           'columns, 2theta and intensity')
     if (steps == 1).all() and table[0, 0] in (0, 1) and (np.diff(table[:, 1]) > 0).all():
         return 1, 2, (*notes, 'the first column counts the points and has been passed over')
+    # a third column of uncertainties is far smaller than the counts
+    if table.shape[1] == 4 or np.nanmax(table[:, 2]) > .6*np.nanmax(table[:, 1]):
+        notes = (*notes, f'{table.shape[1]} columns without names: the first two have been read')
     return 0, 1, notes
 
 # %% ../nbs/54_measured.ipynb #556668a6
 def _columns(header, table, notes=()):
     "A scan from the header and the table of a text file"
     names = _names(header, table.shape[1])
-    if table.shape[1] > 4 and not any(names):
-        raise PowderError(f'{table.shape[1]} columns without names; give a file with two columns, 2theta and intensity')
+    if table.shape[1] > 4 and not any(map(_axis, names)):
+        raise PowderError(f'{table.shape[1]} columns, none with a name that is known; give a file with two columns, 2theta and intensity')
     kinds = [_axis(n) for n in names]
     if any(kinds):
         x = next((i for axis in ('2theta', 'q', 'd', 'theta') for i, kind in enumerate(kinds) if kind == axis), 0)
         others = [i for i in range(table.shape[1]) if i != x]
         y = next((i for i in others if re.search(_INTENSITY, names[i].lower())
-                  and not re.search('calc|err|sig|bkg|back|diff', names[i].lower())), others[0])
+                  and not re.search(_BESIDE, names[i].lower())), others[0])
+        if (more := [names[i] for i in others if i != y and names[i] and not kinds[i]
+                     and not re.search(_BESIDE, names[i].lower())]):
+            notes = (*notes, f'columns passed over: {", ".join(more)[:80]}')
     else: x, y, notes = _unnamed(table, notes)
     axis, label, scale = kinds[x] or '2theta', names[x], 1
     if axis == 'another quantity':
@@ -267,7 +289,9 @@ def _columns(header, table, notes=()):
                           'sin(theta)/lambda)')
     if axis == 'q':
         scale, notes = (.1 if unit[1] == 'nm' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
-    if axis == 'd' and re.search(r'\bnm\b|_nm', label.lower()): scale = 10
+    if axis == 'd':
+        scale = 10 if re.search(r'\bnm\b|_nm', label.lower()) else 1
+        notes = (*notes, f'the column {label!r} has been read as d in {"nanometres" if scale == 10 else "angstrom"}')
     if axis == 'theta': axis, notes = '2theta', (*notes, f'the column {label!r} has been read as 2theta')
     return _Scan(table[:, x]*scale, table[:, y], axis, notes=notes)
 
@@ -294,14 +318,15 @@ def _grid(text):
         return _Scan(start + step*np.arange(len(words)), np.array([float(word) for word in words]))
 
 # %% ../nbs/54_measured.ipynb #f6cce3f9
-_WAVE = re.compile(r'''(?:wave[\s_-]*length|wellenl\w{1,3}nge|longueur\s+d.onde|longitud\s+de\s+onda|lunghezza\s+d.onda|lambda|λ|\bLA\b)(?:[\s_-]*(?:k?[\s_-]*alpha|k?α|ka)?[\s_-]*1(?![.,\d]))?[^\d\n.]{0,24}?(\d+[.,]\d+(?:e-?\d+)?|\.\d+)["'\s]*(nm\b|m\b)?''',
+_WAVE = re.compile(r'''(?:wave[\s_-]*length|wellenl\w{1,3}nge|longueur\s+d.onde|longitud\s+de\s+onda|lunghezza\s+d.onda|lambda|λ|(?-i:\bLA)(?=\s*=))(?:[\s_-]*(?:k?[\s_-]*alpha|k?α|ka)?[\s_-]*1(?![.,\d]))?([^\d\n.]{0,24}?)(\d+[.,]\d+(?:e-?\d+)?|\.\d+)["'\s]*([np]?m\b)?''',
                    re.I)
 
 def _header_wavelength(header):
     "The wavelength named in header lines (angstrom, or None) and notes"
     for line in header:
         if (found := _WAVE.search(line)):
-            value = float(found[1].replace(',', '.'))*{'nm': 10, 'm': 1e10}.get((found[2] or '').lower(), 1)
+            unit = found[3] or next(iter(re.findall(r'\b[np]?m\b', found[1], re.I)), '')
+            value = float(found[2].replace(',', '.'))*{'nm': 10, 'pm': .01, 'm': 1e10}.get(unit.lower(), 1)
             if .05 <= value <= 6: return value, ()
     for line in header:
         if (found := re.search(r'(?:anode|target|tube)\w*\W{1,6}(Cr|Mn|Fe|Co|Ni|Cu|Mo|Ag)\b', line, re.I)):
@@ -309,21 +334,28 @@ def _header_wavelength(header):
                     (f'wavelength {anode(found[1])[0]} angstrom: K-alpha1 of the anode {found[1].title()} that the '
                      'file names',))
     first = next((line.strip() for line in header if line.strip()), '')
-    if re.fullmatch(r'[0-6]?\.\d{3,}', first):
-        return wavelength_angstrom(first), ('the first line has been read as the wavelength',)
+    if re.fullmatch(r'[0-2]?\.\d{4,}', first) and .1 <= float(first) <= 2.6:
+        return float(first), (f'the first line, {first}, has been read as the wavelength in angstrom',)
     return None, ()
 
 # %% ../nbs/54_measured.ipynb #1f738e46
 def _radiation(header):
     "A note where header lines name neutrons or electrons"
     for line in header:
-        if (found := re.search(r'\b(neutron|electron)s?\b', line, re.I)):
-            return (f'{OTHER_RADIATION}{found[1].lower()}',)
+        if (found := re.search(r'\b(neutron)s?\b|(?:simulated|radiation|probe|source)\W+(electron)s?\b|\b(electron)\s+(?:powder\s+)?diffraction',
+                               line, re.I)):
+            return (f'{OTHER_RADIATION}{next(filter(None, found.groups())).lower()}',)
     return ()
 
 OTHER_RADIATION = 'radiation, as the file says: '
 
 # %% ../nbs/54_measured.ipynb #a9e93f20
+def _parted(scan):
+    "The scans that stand one below the other in one table"
+    parts = np.split(np.arange(len(scan.x)), np.flatnonzero(np.diff(scan.x) < -.2*np.ptp(scan.x)) + 1)
+    if min(map(len, parts)) < 200 or any((np.diff(scan.x[part]) <= 0).any() for part in parts): return [scan]
+    return [replace(scan, x=scan.x[part], y=scan.y[part]) for part in parts]
+
 def _read_text(data):
     "Two or more columns of numbers below any header, or start, step, stop and rows"
     text = _decode(data)
@@ -337,7 +369,8 @@ def _read_text(data):
                               'and stop above')
         scan = _columns(header, table, notes)
     wavelength, notes = _header_wavelength(header)
-    return [replace(scan, wavelength=wavelength, notes=(*scan.notes, *notes, *_radiation(header)))]
+    return [replace(part, wavelength=wavelength, notes=(*scan.notes, *notes, *_radiation(header)))
+            for part in _parted(scan)]
 
 # %% ../nbs/54_measured.ipynb #8f8f6590
 def _xml(data):
@@ -569,7 +602,8 @@ def _read_pdcif(data):
         raise PowderError('a CIF without a powder pattern (no _pd_meas_* or _pd_proc_* intensities); give one with '
                           'them, or read it as a structure')
     scan = _pd_scan(*found[0], waves[found[0][0].name] or elsewhere)
-    probe = [str(v) for b in blocks for v in b.find_values('_diffrn_radiation_probe')]
+    probe = [f'radiation: {v.strip(chr(39))}' for b in blocks for item in b if item.pair
+             for tag, v in [item.pair] if re.fullmatch(r'_diffrn_radiation.(probe|type)', tag, re.I)]
     several = (f'the first of {len(found)} patterns has been read',) if len(found) > 1 else ()
     return [replace(scan, notes=(*several, *_radiation(probe)))]
 
@@ -629,12 +663,13 @@ def _raw4(data):
             at += length
             continue
         kind = data[at + 32:at + 56].split(b'\0')[0].decode('latin-1')
-        (start, step, n), (size, extra) = (struct.unpack_from('<ddI', data, at + 72),
-                                           struct.unpack_from('<II', data, at + 136))
+        (start, step, n, seconds), (size, extra) = (struct.unpack_from('<ddIf', data, at + 72),
+                                                    struct.unpack_from('<II', data, at + 136))
         at += 160 + extra
         moved.add(kind)
-        if size >= 4 and size % 4 == 0 and re.search('coupled|2theta|twotheta', kind, re.I):
-            scans.append(_range(data, at, n, start, step, wavelength, record=size))
+        if size >= 4 and size % 4 == 0 and re.search('coupled|2theta|twotheta|detector scan', kind, re.I):
+            fixed = ('a detector scan, at fixed incidence',) if 'detector' in kind.lower() else ()
+            scans.append(replace(_range(data, at, n, start, step, wavelength, seconds, size), notes=fixed))
         at += size*n
     if not scans:
         raise PowderError(f"no 2theta scan in it (found {', '.join(moved) or 'no range'}); export the pattern as .xy")
@@ -685,7 +720,8 @@ def _merged(scans):
     scale = ([1/t for t in times] if all(t and np.isfinite(t) for t in times) and max(times) > 1.01*min(times)
              else [1]*len(scans))
     notes = (*notes, f'{len(scans)} scans have been joined'
-             + (', as counts per second' if scale[0] != 1 or len(set(scale)) > 1 else ''))
+             + (', as counts per second' if scale[0] != 1 or len(set(scale)) > 1
+                else '' if all(times) else '; the file does not say their counting times'))
     return replace(first, x=np.concatenate([s.x for s in scans]),
                    y=np.concatenate([s.y*k for s, k in zip(scans, scale)]), notes=notes)
 
