@@ -1444,8 +1444,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'msdn_nb.shaping._shape_one': ('shaping.html#_shape_one', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._shape_portion': ('shaping.html#_shape_portion', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._shape_stack': ('shaping.html#_shape_stack', 'msdn_nb/shaping.py'),
-                                 'msdn_nb.shaping._smaller': ('shaping.html#_smaller', 'msdn_nb/shaping.py'),
-                                 'msdn_nb.shaping._smooth': ('shaping.html#_smooth', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._spacing': ('shaping.html#_spacing', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping._thread': ('shaping.html#_thread', 'msdn_nb/shaping.py'),
                                  'msdn_nb.shaping.check_settings': ('shaping.html#check_settings', 'msdn_nb/shaping.py'),

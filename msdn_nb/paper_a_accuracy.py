@@ -133,12 +133,11 @@ PAPER_LEARNING = dict(lr=1e-5, weight_decay=1e-7, label_smoothing=0., batch_size
 LINES = dict(threshold=50, factor=1.7) # shaping as the paper's text has it
 
 def paper_lines(
-    pixels:int,   # edge of the patterns
-    reduce:int=1, # edge of the blocks of which the brightest pixel stays
-    smooth=False  # of such a block, in the colours without lines, the mean?
-)->dict:          # arguments of the shaping
+    pixels:int,  # edge of the patterns
+    reduce:int=1 # edge of the blocks of which the brightest pixel stays
+)->dict:         # arguments of the shaping
     "The paper's shaping; at its size, and where patterns are reduced, the direct beam is set aside"
-    smaller = dict(reduce=reduce, **(dict(smooth=True) if smooth else {})) if reduce > 1 else {}
+    smaller = dict(reduce=reduce) if reduce > 1 else {}
     return LINES | smaller | (dict(centre=CENTRE) if pixels > 224 or smaller else {})
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #c2713c44
@@ -393,12 +392,11 @@ CLASS_SIZES = dict(
                           '8': dict(stages=[dict(epochs=30, times=1)], versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
-                 normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
-                                                   dict(epochs=8, times=2, smooth=True)], versions=2)}),
+                 normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2)], versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
                normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2)], versions=1),
-                           '8': dict(stages=[dict(epochs=1, times=2, smooth=True)], versions=1)}))
+                           '8': dict(stages=[dict(epochs=1, times=2)], versions=1)}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(
@@ -438,12 +436,12 @@ def normalised_network(
     "The network of the paper on entries like the paper's, normalised while it learns"
     how, most, log = size.normalised[str(groups)], int(next(iter(size.normalised))), []
     trained = None if groups == most else normalised_network(run, size, most, False)[0]
-    for k, stage in enumerate(how['stages'][:stages]):
+    for stage in how['stages'][:stages]:
         make = partial(make_study, run, crystals=size.like_crystals, pixels=stage['times']*size.pixels, seed=run.seed,
                        like_paper=True)
-        study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*.5**k
+        study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*(.5 if log else 1)
         trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained, lr=lr,
-                          shaped=paper_lines(study.pixels, stage['times'], stage.get('smooth')),
+                          shaped=paper_lines(study.pixels, stage['times']),
                           versions=study_versions(run, make(most), how['versions']), **NORMALISED)
         log += trained.card['log']
     trained.card['log'] = log

@@ -422,24 +422,6 @@ def _brightest(images, out):
                         for x in range(block): top = max(top, images[k, i*block + y, j*block + x, c])
                     out[k, i, j, c] = top
 
-@compiled
-def _smooth(images, channels, out):
-    "The same with the mean of a block, rounded, in all colours but that of the lines."
-    m, H, W, colours = out.shape; block = images.shape[1]//H; pixels = block*block
-    for k in range(m):
-        for i in range(H):
-            for j in range(W):
-                for c in range(colours):
-                    if c != channels[k]:
-                        total = pixels//2
-                        for y in range(block):
-                            for x in range(block): total += images[k, i*block + y, j*block + x, c]
-                        out[k, i, j, c] = total//pixels
-
-def _smaller(images, channels, smooth, out):
-    _brightest(images, out)
-    if smooth: _smooth(images, channels, out)
-
 # %% ../nbs/11_shaping.ipynb #8003d400
 def shaped_patterns_batch(
     images,             # (n, 3, H, W) uint8: beams x, y, z of n crystals
@@ -449,7 +431,6 @@ def shaped_patterns_batch(
     softness=SOFTNESS,  # width of the step in 'response'
     centre=0.,          # as in `shape_pattern`
     reduce=1,           # edge of the blocks of which the brightest pixel stays
-    smooth=False,       # of such a block, in the two colours without lines, the mean?
     workers=None,       # threads; default: as many as processors
 )->np.ndarray: # (n, 3, H/reduce, W/reduce, 3) uint8
     "Shape the patterns of many crystals at once"
@@ -466,7 +447,7 @@ def shaped_patterns_batch(
     def portion(a, b):
         full = out[a:b] if reduce == 1 else np.empty((b - a, H, W, 3), np.uint8)
         _shape_portion(flat[a:b], channels[a:b], threshold, factor, mode, softness, full)
-        if reduce > 1: _smaller(full, channels[a:b], smooth, out[a:b])
+        if reduce > 1: _brightest(full, out[a:b])
     if workers == 1: portion(0, len(flat))
     else:
         with ThreadPoolExecutor(workers) as pool: list(pool.map(portion, edges[:-1], edges[1:]))
