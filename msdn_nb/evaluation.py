@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .symmetry import CRYSTAL_SYSTEMS, crystal_system, diffraction_class
 from .crystal import MAX_ATOMS
 from .sources import data_hash
-from .training import (Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, fit_temperature,
+from .training import (Trained, spread, progress, predict, fill_chunk, split_rows, open_cache, part_of, fit_temperature,
                               save_weights, network_input)
 from .models import joint_logits
 
@@ -216,7 +216,7 @@ def finish_training(
     card['temperature'] = fit_temperature(logits,np.searchsorted(recipe.classes,groups[items]))
     scored = evaluate(Trained(model,recipe,dict(name=recipe.name,temperature=card['temperature'])),table,test,workers)
     scores = scored.to_dict()
-    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),
+    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),
                            training=int((np.isin(rows,learned)&known).sum()),validation=len(items),test=len(test),
                            seed=seed),scores=scores)
     return save_weights(model,recipe,out,**facts,**card),scored

@@ -29,7 +29,7 @@ from .symmetry import crystal_system
 from .crystal import CrystalError, cell_parameters, lattice_from_parameters, standard_cell, write_json
 from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided,
-                              first_alone, fit_temperature, learner_parts, probabilities, progress, quiet, resume,
+                              first_alone, fit_temperature, learner_parts, part_of, probabilities, progress, quiet, resume,
                               read_weights, round_to_bytes, same_training, shipped_weights, split_of, split_rows, spread, take_weights,
                               team, training_facts, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
@@ -1131,7 +1131,7 @@ def finish_powder(
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
     scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
     answered = answered_rates(trained,scored,rough); known['know']['right'] = _right(answered)
-    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),training=len(train),
+    facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
                  scores_effects=dict(rough.to_dict(),extinction_class_top1=rough.coarse_accuracy(extinction_class)))

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance', 'Recipe', 'recipe_from_dict', 'pattern_images',
-           'network_input', 'speckle', 'disturbed', 'CacheError', 'fill_chunk', 'spread', 'progress', 'cache_patterns',
-           'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback', 'checkpoint_callback',
-           'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback', 'build_model', 'top_1',
-           'top_5', 'learned_callback', 'make_learner', 'quiet', 'split_rows', 'take_weights', 'Decider',
-           'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train', 'WeightsError',
-           'training_facts', 'round_to_bytes', 'write_weights', 'save_weights', 'Trained', 'shipped_weights',
-           'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout',
-           'probabilities', 'predict', 'fit_temperature']
+           'network_input', 'speckle', 'disturbed', 'CacheError', 'part_of', 'fill_chunk', 'spread', 'progress',
+           'cache_patterns', 'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback',
+           'checkpoint_callback', 'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback',
+           'build_model', 'top_1', 'top_5', 'learned_callback', 'make_learner', 'quiet', 'split_rows', 'same_split',
+           'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train',
+           'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights', 'save_weights', 'Trained',
+           'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
+           'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
 import hashlib, json, os, sys
+from datetime import timedelta
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
 from functools import partial
@@ -26,7 +27,7 @@ from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
 from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
 from .shaping import CENTRE, shaped_patterns_batch, crop_resize
-from .sources import TableError, data_hash, random_split
+from .sources import CrystalTable, TableError, data_hash, random_split, some_rows
 from .models import MSDN, FoldNet, joint_loss, joint_logits
 from .baselines import BASELINES
 
@@ -102,12 +103,12 @@ def network_input(
     recipe:Recipe, # says whether they are shaped, and how large
 )->torch.Tensor: # float (n, beams, S, S), or (n, beams, 3, S, S) of shaped patterns, in 0..1
     "What the network takes, from grey patterns."
-    x = torch.as_tensor(images)
+    x = torch.as_tensor(images); device = x.device
     if recipe.shaping is not None:
-        x = shaped_patterns_batch(x.numpy(),**recipe.shaping)
+        x = shaped_patterns_batch(x.cpu().numpy(),**recipe.shaping)
         x = torch.from_numpy(crop_resize(x,recipe.size or x.shape[-2])).movedim(-1,2)
-    elif recipe.size: x = torch.from_numpy(crop_resize(x.numpy(),recipe.size))
-    return x.float().div_(255)
+    elif recipe.size: x = torch.from_numpy(crop_resize(x.cpu().numpy(),recipe.size))
+    return x.to(device).float().div_(255)
 
 # %% ../nbs/30_training.ipynb #4f6a4de2
 def _drawn(ends, n, random): return torch.exp(torch.empty(n,1,1,1).uniform_(*np.log(ends),generator=random))
@@ -149,9 +150,16 @@ def disturbed(
 # %% ../nbs/30_training.ipynb #9674ff0f
 class CacheError(ValueError): "A cache of patterns that does not fit."
 
+def part_of(
+    table, # `CrystalTable`
+)->dict: # facts for a card; none for the whole file
+    "Which part of its file a table shows."
+    whole = len(table.rows)==len(CrystalTable(table.path))
+    return {} if whole else dict(limit=len(table.rows),part=hashlib.sha256(table.rows.astype('<i8').tobytes()).hexdigest()[:16])
+
 def _cache_card(table, rows, recipe, **more):
     "What a cache depends on, as plain data."
-    return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),
+    return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),**part_of(table),
                 setup=asdict(recipe.setup), scale=recipe.scale,decades=recipe.decades,symprec=recipe.symprec,**more)
 
 # %% ../nbs/30_training.ipynb #baeb1433
@@ -373,7 +381,7 @@ def same_training(
 def team()->tuple: # number of this process, how many learn together
     "Which of the processes that torchrun started this is."
     n = int(os.environ.get('WORLD_SIZE',1))
-    if n>1 and not torch.distributed.is_initialized(): torch.distributed.init_process_group('gloo')
+    if n>1 and not torch.distributed.is_initialized(): torch.distributed.init_process_group('gloo',timeout=timedelta(days=1))
     return int(os.environ.get('RANK',0)) if n>1 else 0, n
 
 @contextmanager
@@ -472,6 +480,19 @@ def split_rows(
     rows = np.flatnonzero(np.isin(table.space_group,recipe.classes))
     return tuple(rows[part] for part in random_split(table.space_group[rows],SPLIT,seed))
 
+def same_split(
+    card,      # of the network that a training starts from
+    table,     # `CrystalTable` that it learns from
+    seed:int,  # of its split
+    name:str,  # of what is trained
+):
+    "Refuse a training whose test crystals the network that it starts from has seen."
+    data = card.get('data',{}); part = {k:data[k] for k in ('limit','part') if k in data}
+    if data.get('data_hash')!=data_hash(table.path) or (data.get('seed',0),part)==(seed,part_of(table)): return
+    raise ValueError(f'{name}: it starts from {card.get("name")}, which has seen crystals that this division would test '
+                     f'it on; give --seed {data.get("seed",0)} and '
+                     + (f'--limit {data["limit"]}' if part else 'the whole table'))
+
 # %% ../nbs/30_training.ipynb #9d8d9d28
 def take_weights(
     model,         # network that will learn
@@ -487,7 +508,7 @@ def take_weights(
     for k,v in own.items():
         if (both and k not in fits and k in state and v.shape[1:]==state[k].shape[1:]
                 and len(v)==len(classes) and len(state[k])==len(known)):
-            i,j = zip(*both); fits[k] = v.clone(); fits[k][list(i)] = state[k][list(j)].to(v.dtype)
+            i,j = zip(*both); fits[k] = v.clone(); fits[k][list(i)] = state[k][list(j)].to(v)
     model.load_state_dict({**own,**fits}); return [k for k in own if k not in fits]
 
 # %% ../nbs/30_training.ipynb #a977ed6d
@@ -506,6 +527,8 @@ def trunk_features(
     return np.concatenate([trained.model.encode(network_input(images[i:i+batch],trained.recipe)).half().numpy()
                            for i in range(0,len(images),batch)])
 
+def _trunk_facts(trained): return dict(trunk=trained.card['name'],commit=trained.card.get('commit'))
+
 def cache_features(
     table, rows,     # as for `cache_patterns`
     trained,         # `Trained`, whose trunk is asked
@@ -516,16 +539,19 @@ def cache_features(
     "Fill a cache of features, or go on filling it."
     rows,recipe = np.asarray(rows),trained.recipe; P = recipe.setup.detector.pixels
     shape = trunk_features(trained,np.zeros((1,len(recipe.setup.axes),P,P),np.uint8)).shape[1:]
-    card = _cache_card(table,rows,recipe,trunk=trained.card['name'],commit=trained.card.get('commit'))
+    card = _cache_card(table,rows,recipe,**_trunk_facts(trained))
     return _fill_cache(table,rows,recipe,Path(folder),workers,chunk,card,'features',np.float16,shape,
                        partial(trunk_features,trained))
 
 # %% ../nbs/30_training.ipynb #5c633e34
-def _shared_cache(table, rows, recipe, folder):
-    "A finished cache, if it holds these rows of this recipe."
+def _shared_cache(table, rows, recipe, folder, trunk=None):
+    "A finished cache, if it holds these rows of this recipe, or of what this trunk makes of them."
     kept = open_cache(folder); card = json.loads((Path(folder)/'cache.json').read_text())
     wanted = json.loads(json.dumps(_cache_card(table,rows,recipe)))
-    if differs := [k for k in ('data_hash','setup','scale','decades','symprec') if card[k]!=wanted[k]]:
+    holds = lambda c: f'features of {c["trunk"]}, commit {c["commit"]}' if 'trunk' in c else 'patterns'
+    if holds(card)!=(asked := holds(_trunk_facts(trunk) if trunk else {})):
+        raise CacheError(f'{folder} holds {holds(card)}, and {recipe.name} learns from {asked}; leave out the cache')
+    if differs := [k for k in ('data_hash','part','setup','scale','decades','symprec') if card.get(k)!=wanted.get(k)]:
         raise CacheError(f'{folder} holds patterns of another {", ".join(differs)}; fill one for {recipe.name} with '
                          'cache_patterns')
     if missing := len(np.setdiff1d(rows,kept[2])):
@@ -568,9 +594,17 @@ class Joined:
 # %% ../nbs/30_training.ipynb #f6e61116
 def _data(recipe, table, rows, folder, cache, workers, trunk):
     "What a training reads: inputs, space groups, rows."
-    if cache is not None: return _shared_cache(table,rows,recipe,cache)
+    if cache is not None: return _shared_cache(table,rows,recipe,cache,trunk)
     return open_cache(cache_features(table,rows,trunk,folder/'cache',workers) if trunk
                       else cache_patterns(table,rows,recipe,folder/'cache',workers))
+
+def _parts(recipe, table, rows, seed, trunk):
+    "Rows to learn from and rows to watch, ascending."
+    if trunk and not rows: same_split(trunk.card,table,seed,recipe.name)
+    parts = [np.sort(r) for r in rows or split_rows(table,recipe,seed)]
+    if all(map(len,parts)): return parts[:2]
+    raise ValueError(f'{recipe.name}: {", ".join(str(len(r)) for r in parts)} crystals to learn from, to watch and to test '
+                     'are too few; give a larger table')
 
 def _in_turn(images, rows, valid, versions):
     "Patterns with their versions, those of validation items left as they are; the callbacks that go with them"
@@ -609,14 +643,14 @@ def train(
     "Cache, train, and return the fastai Learner."
     fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
-    parts = [np.sort(r) for r in (rows or split_rows(table,recipe,seed)[:2])]
-    trunk = load_weights(recipe.base) if recipe.base else None
+    trunk = load_weights(recipe.base) if recipe.base else None; parts = _parts(recipe,table,rows,seed,trunk)
     if not team()[0]: same_training(folder,recipe,seed,parts,[data_hash(table.path)],start,map(Path,versions),extra and extra[1:])
     with first_alone(): images,groups,kept = _data(recipe,table,np.sort(np.concatenate(parts)),folder,cache,workers,trunk)
     items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team(); fb.set_seed(seed+rank)
     images,turns = _in_turn(images,kept,items[1],[_shared_cache(table,parts[0],recipe,v) for v in versions])
     if extra is not None: items[0],images,groups = _with_extra(items[0],images,groups,extra)
-    loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=max(1,recipe.batch_size//n)),device)
+    batch = max(1,min(recipe.batch_size,len(items[0]))//n) # no batch is left out that is not full
+    loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=batch),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
     learn.add_cbs(turns)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
@@ -696,8 +730,8 @@ def save_weights(
 )->Path:
     "Keep a network of a recipe."
     base = getattr(recipe,'base',None)
-    return write_weights(model,recipe.name,folder,weights_path(base) if base else None,dtype,recipe=asdict(recipe),
-                         **card)
+    if base: base = weights_path(base); card['base_hash'] = data_hash(base)
+    return write_weights(model,recipe.name,folder,base,dtype,recipe=asdict(recipe),**card)
 
 # %% ../nbs/30_training.ipynb #ba12d2d0
 @dataclass(frozen=True)
@@ -758,16 +792,23 @@ def read_weights(
     try:
         card = json.loads(path.with_suffix('.json').read_text()); recipe,model = build(card)
         base = getattr(recipe,'base',None)
-        state = {**load_file(_base_path(path,base)),**load_file(path)} if base else load_file(path)
+        state = {**load_file(_base_path(path,base,card.get('base_hash'))),**load_file(path)} if base else load_file(path)
         model.load_state_dict(_restored(state))
+    except WeightsError: raise
     except (SafetensorError,RuntimeError,KeyError,TypeError,ValueError,OSError) as e:
         raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); '
                            'fetch them again') from e
     return model.eval(),recipe,card
 
-def _base_path(path, base):
-    "The weights that others build on: from the same folder, or shipped."
-    beside = path.with_name(f'{base}.safetensors'); return beside if beside.exists() else weights_path(base)
+# %% ../nbs/30_training.ipynb #9d2364ea
+def _base_path(path, base, wanted=None):
+    "The weights that others build on: from the same folder, or shipped; those with the hash that the card gives."
+    found = [p for p in (path.with_name(f'{base}.safetensors'),WEIGHTS/f'{base}.safetensors') if p.exists()]
+    if not found: return weights_path(base)
+    if wanted is None: return found[0]
+    if same := next((p for p in found if data_hash(p)==wanted),None): return same
+    raise WeightsError(f'{path}: it was built on other weights {base} than those at hand; put the file that it learned '
+                       'with beside it')
 
 def load_weights(
     name='msdn-72', # a shipped name, or the path of a .safetensors file with its .json beside it
@@ -783,11 +824,16 @@ def split_of(
     strict:bool=True, # refuse another table; else divide it in the same way
 )->tuple: # ascending rows: training, validation, test
     "The rows that a network learned from, was watched by, and was judged by."
-    known = trained.card.get('data',{})
-    if strict and known.get('data_hash')!=data_hash(table.path):
-        raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from; give that '
-                         'one, or no crystal can be called new')
-    return split_rows(table,trained.recipe,known.get('seed',0))
+    known,seed = (d := trained.card.get('data',{})),d.get('seed',0)
+    if not strict: return split_rows(table,trained.recipe,seed)
+    part = part_of(table); wanted = {k:known[k] for k in ('limit','part') if k in known}
+    if known.get('data_hash')==data_hash(table.path) and wanted and not part: # divide the part, count in the whole
+        some = table[some_rows(np.arange(len(table)),wanted['limit'],seed)]
+        if part_of(some)==wanted: return tuple(some.rows[r] for r in split_rows(some,trained.recipe,seed))
+    if known.get('data_hash')!=data_hash(table.path) or part!=wanted:
+        raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from, or not the '
+                         'same part of it; give that one, or no crystal can be called new')
+    return split_rows(table,trained.recipe,seed)
 
 # %% ../nbs/30_training.ipynb #d20c40dc
 def switch_dropout(
@@ -841,4 +887,4 @@ def fit_temperature(
     def closure():
         opt.zero_grad(); loss = torch.nn.functional.cross_entropy(logits/log_t.exp(),target); loss.backward()
         return loss.detach()
-    opt.step(closure); return float(log_t.detach().exp())
+    opt.step(closure); return float(log_t.detach().clamp(-3,3).exp()) # a few right answers would say 0
