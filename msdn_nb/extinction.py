@@ -210,7 +210,7 @@ def unit_cell(
         lengths = np.linalg.norm(values, axis=1)
         cosines = [values[i] @ values[j]/(lengths[i]*lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
         values = np.array([*lengths, *np.degrees(np.arccos(cosines))])
-    short = _SHORT.get(system)
+    short = _SHORT.get(system) if isinstance(system, str) else None # not a list of groups
     if short and values.size == short.__code__.co_argcount: values = np.array(short(*values.ravel()), dtype=float)
     if values.shape != (6,) or not (np.isfinite(values).all() and (values > 0).all()): raise wrong
     angles, unit = values[3:], gemmi.UnitCell(*values)

@@ -14,7 +14,7 @@ from .symmetry import crystal_system, is_absent, symbol
 from .crystal import check_size, read_crystal, standard_cell
 from .extinction import (ExtinctionCheck, cell_system, check_reflections, unit_cell, axes_text,
                                 lattice_reflections, axis_settings)
-from .powder import Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
+from .powder import Q_MAX, Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
 from .measured import (FORMATS, K_ALPHA, OTHER_RADIATION, read_powder, strip_alpha2, tidy_powder,
                               wavelength_angstrom, peak_prominence, rachinger, peak_width)
 from .powder_model import (STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines,
@@ -146,8 +146,9 @@ def foreign_lines(
 )->tuple: # two_theta of clear lines that the lattice of the cell does not explain; number of clear lines; share of their height
     "Lines of a pattern that belong to another lattice"
     place, width = observed_lines(pattern)
+    place = place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength] # the network sees nothing further
     if not len(place): return place, 0, 0.
-    d = lattice_reflections(unit_cell(cell), .99*float(pattern.d_spacing[-1]))[1]
+    d = lattice_reflections(unit_cell(cell), max(.99*float(pattern.d_spacing[-1]), .98/Q_MAX))[1]
     lines = np.sort(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1)))); k = np.searchsorted(lines, place)
     near = np.minimum(abs(place - lines[np.minimum(k, len(lines) - 1)]), abs(place - lines[np.maximum(k - 1, 0)]))
     height = np.interp(place, pattern.two_theta, pattern.intensity - estimate_background(pattern))
