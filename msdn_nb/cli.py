@@ -605,7 +605,10 @@ def _begun(start):
 
 def _state(task, load):
     "Tensors to begin with, or None"
-    return load(task.start).model.state_dict() if task.start else None
+    from msdn_nb.training import same_split
+    if not task.start: return None
+    trained = load(task.start); same_split(trained.card, task.table, task.seed, task.recipe.name)
+    return trained.model.state_dict()
 
 # %% ../nbs/61_cli.ipynb #0cc8c536
 def _substituted(task):
@@ -966,7 +969,7 @@ def _numbers(text, each=1):
     "Numbers from an option or from a text file it names (`each` columns of it), as rows if `each` is more than one"
     if text is None: return None
     try:
-        path = Path(text); is_file = len(text) < 4096 and path.is_file()
+        path = Path(text); is_file = os.path.isfile(text)
         lines = path.read_text(encoding='utf-8').splitlines() if is_file else [text]
         while is_file and lines and _is_heading(lines[0]): lines.pop(0)
         if each == 3: lines = [re.sub(r'(?<=\d),(?=[-+]?\d)', ' ', l) for l in lines] # indices have no decimals
