@@ -649,7 +649,7 @@ def train(
     items = [np.flatnonzero(np.isin(kept,r)&(groups>0)) for r in parts]; rank,n = team(); fb.set_seed(seed+rank)
     images,turns = _in_turn(images,kept,items[1],[_shared_cache(table,parts[0],recipe,v) for v in versions])
     if extra is not None: items[0],images,groups = _with_extra(items[0],images,groups,extra)
-    batch = max(1,min(recipe.batch_size,len(items[0]))//n) # no batch is left out that is not full
+    batch = max(1,min(recipe.batch_size,len(items[0]))//n) # fastai leaves out a last batch that is not full
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=batch),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
     learn.add_cbs(turns)
@@ -824,7 +824,7 @@ def split_of(
     strict:bool=True, # refuse another table; else divide it in the same way
 )->tuple: # ascending rows: training, validation, test
     "The rows that a network learned from, was watched by, and was judged by."
-    known,seed = (d := trained.card.get('data',{})),d.get('seed',0)
+    known = trained.card.get('data',{}); seed = known.get('seed',0)
     if not strict: return split_rows(table,trained.recipe,seed)
     part = part_of(table); wanted = {k:known[k] for k in ('limit','part') if k in known}
     if known.get('data_hash')==data_hash(table.path) and wanted and not part: # divide the part, count in the whole
