@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['REACH', 'crystallite_cells', 'with_vacancies', 'alone', 'vacancy_patterns', 'mean_vacancy_pattern', 'add_shot_noise',
-           'add_background', 'beam_stop', 'detector_gaps', 'recorded']
+           'add_background', 'beam_stop', 'detector_gaps', 'recorded', 'Vacancies']
 
 # %% ../nbs/41_robustness.ipynb #a2d85b38
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from zlib import crc32
 import numpy as np, torch
-from .crystal import Crystal
+from .crystal import Crystal, standard_cell
 from .diffraction import (DEFAULT, Crystallite, DiffractionError, beam_frame, interference, to_uint8, pixel_maps,
                                  pixelwise_sums, separable_sums)
 
@@ -179,3 +180,25 @@ def recorded(
     t = torch.as_tensor(intensity)
     for effect in effects: t = effect(t)
     return to_uint8(t, recipe.scale, recipe.decades)
+
+# %% ../nbs/41_robustness.ipynb #ecfac1d6
+@dataclass(frozen=True)
+class Vacancies:
+    "How many atoms are taken from the crystals of a training"
+    vacancies:float=.2 # largest share of the atoms, 0..1
+    seed:int=0
+    def __call__(self,
+        crystal:Crystal,  # in any cell
+        symprec:float=.1, # angstrom
+    )->Crystal: # in the standard setting, still perfect
+        "The standard cell of a crystal"
+        return standard_cell(crystal, symprec)
+    def patterns(self,
+        cells, # crystals in the standard setting
+        recipe # `Recipe` whose setup and grey scale are applied
+    )->torch.Tensor: # uint8 (n, beams, P, P)
+        "Grey patterns, each crystal with vacancies of its own"
+        return torch.stack([recorded(self._one(cell, recipe.setup), recipe) for cell in cells])
+    def _one(self, cell, setup):
+        rng = np.random.default_rng([self.seed, crc32(cell.name.encode())])
+        return vacancy_patterns(cell, (rng.uniform(0, self.vacancies),), setup, rng)[0]

@@ -165,14 +165,14 @@ def _cache_card(table, rows, recipe, **more):
 # %% ../nbs/30_training.ipynb #baeb1433
 def fill_chunk(
     job,                # crystals, recipe, their space groups
-    make=standard_cell, # function of crystal and `symprec` that gives the cell to simulate
+    make=standard_cell, # function of crystal and `symprec` that gives the cell to simulate; `make.patterns` may simulate
 ):
     "Patterns of some rows; a row that has no standard cell stays black and gets label 0."
     crystals,recipe,groups = job; torch.set_num_threads(1)
     cells = [_cell_or_none(c,recipe.symprec,make) for c in crystals]
     good = [i for i,c in enumerate(cells) if c is not None]
     P = recipe.setup.detector.pixels; out = np.zeros((len(cells),len(recipe.setup.axes),P,P),np.uint8)
-    if good: out[good] = pattern_images([cells[i] for i in good],recipe).numpy()
+    if good: out[good] = getattr(make,'patterns',pattern_images)([cells[i] for i in good],recipe).numpy()
     labels = np.array(groups); labels[[i for i in range(len(cells)) if cells[i] is None]] = 0
     return out,labels
 
@@ -243,7 +243,8 @@ def cache_patterns(
     folder,          # where the cache lives, or will
     workers:int=2,   # processes
     chunk:int=256,   # rows at a time
-    varied=None,     # dataclass that makes another crystal's standard cell from a crystal and `symprec`; e.g. `Variation`
+    varied=None,     # dataclass that makes another crystal's standard cell from a crystal and `symprec`, e.g. `Variation`, and
+                     # may turn cells and recipe into patterns by its method `patterns`
 )->Path:
     "Fill a cache of patterns, or go on filling it."
     rows,P = np.asarray(rows),recipe.setup.detector.pixels
