@@ -16,6 +16,7 @@ __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', '
 # %% ../nbs/61_cli.ipynb #4e4edcf3
 import contextlib, json, os, re, sys
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple, Optional
 import typer
@@ -151,7 +152,7 @@ def write_figures(
 def _table(found):
     "An answer as lines of text"
     from msdn_nb.symmetry import symbol
-    lines, same = ([f'{found.input}  ({found.model}){": I do not know" if found.undecided else ""}'],
+    lines, same = ([f'{found.input}  ({found.model}{found.read_with}){": I do not know" if found.undecided else ""}'],
                    'same diffraction class as' if found.pattern is None else 'the same lines as')
     for i, c in enumerate(found.candidates, 1):
         doubt = f' ± {100*c.std:4.1f}' if any(o.std for o in found.candidates) else ''
@@ -357,6 +358,8 @@ def make_instrument(
     from msdn_nb.measured import K_ALPHA, wavelength_angstrom
     angstrom = wavelength_angstrom(wavelength or 'Cu'); scale = angstrom/CU_KA1
     second = {a: b for a, b in K_ALPHA.values()}.get(angstrom)
+    if alpha2 and (radiation or 'xray') != 'xray':
+        raise ValueError(f'K-alpha2 is a line of X-rays; leave out --alpha2 with --radiation {radiation}')
     if alpha2 and second is None:
         raise ValueError(f'K-alpha2 of {angstrom:g} angstrom is not known; give --wavelength as one of '
                          f'{", ".join(K_ALPHA)}')
@@ -614,9 +617,11 @@ def _state(task, load):
 def _substituted(task):
     "Patterns and space groups of crystals made by substitution"
     from msdn_nb.substitution import extra_crystals
+    from msdn_nb.symmetry import class_set
     from msdn_nb.training import load_weights, split_rows
     recipe = task.recipe; rows = split_rows(task.table, recipe, task.seed)[0]
-    return extra_crystals(task.table, rows, recipe, task.run/'substituted', target=task.substitute, seed=task.seed,
+    groups = [g for g in class_set(44) if g in recipe.classes]
+    return extra_crystals(task.table, rows, recipe, task.run/'substituted', groups, task.substitute, seed=task.seed,
                           trunk=load_weights(recipe.base) if recipe.base else None)[:2]
 
 def _train_images(task):
@@ -637,12 +642,13 @@ def _train_images(task):
 def _with_measured(task):
     "Network that learned from measured patterns besides, and facts for the card"
     from msdn_nb.sources import data_hash
-    from msdn_nb.powder_model import train_measured
+    from msdn_nb.powder_model import load_powder, train_measured
+    from msdn_nb.training import same_split
     recipe, file = task.recipe, task.measured
     if not file:
         raise ValueError(f'{recipe.name}: this recipe goes on from {recipe.base} with measured patterns; give '
                          f'--measured FILE.parquet, or train {recipe.base}')
-    _alone(recipe.name)
+    _alone(recipe.name); same_split(load_powder(recipe.base).card, task.table, task.seed, recipe.name)
     learn = train_measured(recipe, task.table, file, task.run, workers=task.workers, seed=task.seed)
     return learn.model, dict(started_from=_begun(recipe.base), measured=dict(file=file.name, data_hash=data_hash(file)))
 
@@ -666,12 +672,16 @@ def _train_laws(task):
     import numpy as np
     from msdn_nb import powder_network as net
     from msdn_nb.lattices import cddd
+    from msdn_nb.sources import data_hash
+    from msdn_nb.training import part_of
     recipe, data = task.recipe, None; _alone(recipe.name); recipe = replace(recipe, epochs=task.epochs or recipe.epochs)
+    told = dict(started_from=_begun(task.start)) if task.start else {}
     if (table := task.table) is not None:
         made = cddd(table, np.flatnonzero(np.isin(table.space_group, recipe.groups)), threads=task.workers)
         recipe, data = replace(recipe, name=recipe.name.replace('ulbd', 'cddd')), (made.patterns, made.space_group)
+        told['data'] = dict(file=table.path.name, data_hash=data_hash(table.path), **part_of(table), crystals=len(made.rows))
     learn = net.train_law(recipe, task.run, data, seed=task.seed, start=task.start)
-    path = net.finish_law(learn.model.float().cpu(), recipe, task.out, command=task.command, seed=task.seed)
+    path = net.finish_law(learn.model.float().cpu(), recipe, task.out, command=task.command, seed=task.seed, **told)
     card = json.loads(path.with_suffix('.json').read_text())
     return path, dict(model=recipe.name, **card.get('unseen', card['seen']))
 
@@ -711,8 +721,8 @@ Cache = Annotated[Optional[Path], typer.Option(
     help='Cache of an earlier training that holds these rows, NAME.run/cache; for networks of zone-axis patterns.',
     show_default=False)]
 Substitute = Annotated[Optional[int], typer.Option(
-    min=1, help='Fill rare space groups up to this number of training crystals by element substitution; for networks '
-                'of zone-axis patterns.',
+    min=1, help='Fill each of the 44 rare space groups up to this number of training crystals by element substitution; for '
+                'networks of zone-axis patterns that know such groups, as msdn-116.',
     show_default=False)]
 Measured = Annotated[Optional[Path], typer.Option(
     help='Parquet file of measured powder patterns, columns space_group and intensity (5 to 90 degrees in steps of '
@@ -722,6 +732,7 @@ Measured = Annotated[Optional[Path], typer.Option(
 # %% ../nbs/61_cli.ipynb #58319ecf
 def _known_recipe(name, **options):
     "Kind and recipe of a name, if the options fit it"
+    from msdn_nb.symmetry import class_set
     known = _recipes()
     if name not in known: raise ValueError(f'{name}: no such recipe; there are {", ".join(known)}')
     kind, recipe = known[name]; measured = kind == 'powder' and recipe.base
@@ -730,6 +741,8 @@ def _known_recipe(name, **options):
             raise ValueError(f'{name}: {why}; leave out {" and ".join(given)}')
     if kind != 'images':
         refuse('only networks of zone-axis patterns share a cache or substitute elements', 'cache', 'substitute')
+    elif not set(class_set(44)) & set(recipe.classes):
+        refuse('none of its groups is among the 44 rare ones', 'substitute')
     if kind == 'reader':
         refuse('a reader learns three weights from laws, at once', 'data', 'epochs', 'lr', 'start')
     if measured: refuse(f'it goes on from {recipe.base} for a fixed number of batches', 'epochs', 'lr', 'start')
@@ -784,7 +797,7 @@ def _rows_wanted(trained, table, unseen, sample, seed):
     return some_rows(split_of(trained, table)[2] if unseen else range(len(table)), sample, seed)
 
 # %% ../nbs/61_cli.ipynb #bff28c01
-def _evaluate_laws(trained, table, rows, workers, chunk=512):
+def _evaluate_laws(trained, table, rows, workers, seed, chunk=512):
     "`Evaluation` of a network of paper B on structures"
     import time
     import numpy as np
@@ -796,7 +809,8 @@ def _evaluate_laws(trained, table, rows, workers, chunk=512):
     if not len(known): raise ValueError(f'{table.path}: no crystal of a space group that {trained.card["name"]} knows')
     parts = [cddd(table, known[i:i + chunk], threads=workers) for i in range(0, len(known), chunk)]
     good, truth = (np.concatenate([getattr(p, k) for p in parts]) for k in ('rows', 'space_group'))
-    answers = np.exp(np.concatenate([law_answers(trained, p.patterns) for p in parts]))
+    answers = np.exp(np.concatenate([law_answers(trained, p.patterns) for p in parts]).astype(float))
+    answers *= 1 + 1e-9*np.random.default_rng(seed).random(answers.shape) # groups of one class are alike: by lot
     return Evaluation(trained.card['name'], groups, good, np.searchsorted(groups, truth), answers,
                       len(rows) - len(good), time.perf_counter() - start)
 
@@ -816,8 +830,7 @@ def _scored(model, table, unseen, sample, workers, seed):
     from msdn_nb import evaluation, indexing, powder_model, powder_network
     kind = weights_kind(model)
     trained = dict(laws=powder_network.load_law, reader=indexing.load_reader).get(kind, load_model)(model)
-    score = dict(images=evaluation.evaluate, powder=powder_model.evaluate_powder, laws=_evaluate_laws,
-                 reader=_evaluate_laws)[kind]
+    score = dict(images=evaluation.evaluate, powder=powder_model.evaluate_powder).get(kind, partial(_evaluate_laws, seed=seed))
     return score(trained, table, _rows_wanted(trained, table, unseen, sample, seed), workers=workers)
 
 # %% ../nbs/61_cli.ipynb #ee7cbf97
@@ -907,7 +920,7 @@ app.add_typer(laws, name='extinction')
 def _system(text):
     "The system as `system_groups` takes it: a name, or a list of space group numbers"
     from msdn_nb.extinction import system_groups
-    system = [int(n) for n in text.split(',')] if text.replace(',', '').isdigit() else text
+    system = [int(n) for n in re.findall(r'\d+', text)] if re.fullmatch(r'[\d\s,]*\d[\d\s,]*', text) else text
     try: system_groups(system)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
     return system

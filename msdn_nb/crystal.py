@@ -196,7 +196,17 @@ def from_ase(
     cell = np.asarray(atoms.cell[:], float)
     if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6:
         raise CrystalError(_called(name, 'the atoms have no cell with a volume; give one with three lattice vectors'))
-    return Crystal(cell, atoms.numbers, atoms.get_scaled_positions(wrap=False), name=name)
+    places, shares, kinds = atoms.get_scaled_positions(wrap=False), atoms.info.get('occupancy'), atoms.arrays.get('spacegroup_kinds')
+    if not shares: return Crystal(cell, atoms.numbers, places, name=name)
+    if kinds is None:
+        raise CrystalError(_called(name, "ASE gives shares of sites but does not say which atoms they belong to "
+                                         "(no 'spacegroup_kinds'); read the file with read_crystal"))
+    from ase.data import atomic_numbers
+    known = {int(kind): {atomic_numbers[s]: share for s, share in of.items()} for kind, of in shares.items()}
+    of = lambda z, kind: known[kind] if z in known.get(kind, ()) else {z: 1.} # an atom may have been exchanged since
+    rows = [(z, x, share) for one, kind, x in zip(atoms.numbers, kinds, places)
+            for z, share in of(int(one), int(kind)).items()]
+    return Crystal(cell, *map(np.array, zip(*rows)), name=name)
 
 @patch
 def to_ase(self:Crystal):

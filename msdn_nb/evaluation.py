@@ -170,10 +170,12 @@ def plot_systems(self:Evaluation, ax=None):
     return ax
 
 # %% ../nbs/40_evaluation.ipynb #a3a62727
-def rate(hits)->dict:
+def rate(
+    hits, # (n,) hit or not; or (seeds, n), several answers to the same cases
+)->dict:
     "Share of hits, its standard deviation and the number of cases."
-    hits = np.asarray(hits,float); p = hits.mean()
-    return dict(value=float(p),std=float(np.sqrt(p*(1-p)/len(hits))),n=len(hits))
+    hits = np.atleast_2d(np.asarray(hits,float)).mean(0)
+    return dict(value=float(hits.mean()),std=float(np.sqrt(hits.var()/len(hits))),n=len(hits))
 
 # %% ../nbs/40_evaluation.ipynb #1fa52ebf
 @patch

@@ -153,7 +153,9 @@ def described(
         return f'{value.path.name}, {len(value)} rows, {_hashed(value.rows.astype(np.int64).tobytes())}'
     if isinstance(value, np.ndarray) and value.size > 20:
         return f'array {value.shape} {value.dtype}, {_hashed(np.ascontiguousarray(value).tobytes())}'
-    if isinstance(value, Path): return value.name # a folder of runs may be carried to another machine
+    if isinstance(value, Path): # its name alone, for a folder of runs may be carried to another machine
+        weights = value.suffix == '.safetensors' and value.exists()
+        return value.name + (f', {_hashed(value.read_bytes())}' if weights else '')
     if isinstance(card := getattr(value, 'card', None), Mapping): # a trained network
         return f"{type(value).__name__} {card.get('name')}, {_hashed(json.dumps(plain(card), sort_keys=True).encode())}"
     if callable(value): return getattr(value, '__qualname__', type(value).__name__)

@@ -468,8 +468,8 @@ def _check_markdown(self):
         head += ' That is most of them: check the cell, the wavelength and the tolerance before reading on.'
     rows = []
     for c in _class_rows(self):
-        names = ', '.join(f'{n} {symbol(n)}' for n in c) + ('' if self.setting[c[0]] == 'a, b, c'
-                                                            else f' (its axes: {self.setting[c[0]]})')
+        names = ', '.join(f'{n} {symbol(n)}' + ('' if self.setting[n] == 'a, b, c' else f' (its axes: {self.setting[n]})')
+                          for n in c)
         rows.append(f"| {names} | {len(self.silent[c[0]])} | {_evidence(self, c[0]) or 'nothing'} |")
     return head + '\n\n| space groups | lines allowed but not seen | what speaks against |\n|---|---|---|\n' + '\n'.join(rows)
 
@@ -479,7 +479,8 @@ ExtinctionCheck._repr_markdown_ = _check_markdown
 def _check_dict(self):
     "Plain data for JSON"
     def peak(i): return dict(d_spacing=self.d_spacing[i], hkl=[list(x) for x in self.hkl[i]])
-    def row(c): return dict(groups=list(c), symbols=[symbol(n) for n in c], axes=self.setting[c[0]])
+    def row(c): return dict(groups=list(c), symbols=[symbol(n) for n in c],
+                         axes=[self.setting[n] for n in c])
     rows = _class_rows(self)
     return dict(cell=list(self.cell), system=self.system, axes=self.axes, observed=len(self.d_spacing),
                 remaining=[dict(**row(c), silent=[list(x) for x in self.silent[c[0]]]) for c in rows

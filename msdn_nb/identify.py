@@ -89,6 +89,11 @@ class Identification:
         return self.space_group is None or self.space_group in self.recipe.classes
 
 # %% ../nbs/60_identify.ipynb #bb7825fd
+def _axis(pattern):
+    "Wavelength (angstrom) and ends of two theta (degrees) of a powder pattern"
+    return dict(wavelength=round(float(pattern.wavelength), 6),
+                two_theta=[round(float(x), 4) for x in pattern.two_theta[[0, -1]]])
+
 @patch
 def to_dict(self:Identification)->dict: # plain values
     "The answer as plain values, for JSON"
@@ -98,9 +103,15 @@ def to_dict(self:Identification)->dict: # plain values
                        **(dict(extinction_class=list(c.extinction_class)) if powder else {})) for c in self.candidates]
     systems = {name: round(p, 6) for name, p in self.crystal_systems.items()}
     return dict(input=self.input, model=self.model, kind=self.kind, candidates=candidates, crystal_systems=systems,
-                warnings=list(self.warnings), **(dict(undecided=self.undecided) if powder else {}))
+                warnings=list(self.warnings), **(dict(undecided=self.undecided, **_axis(self.pattern)) if powder else {}))
 
 # %% ../nbs/60_identify.ipynb #ee7a00a4
+@patch(as_prop=True)
+def read_with(self:Identification)->str:
+    "Wavelength and angles with which a measured pattern was read, for headings"
+    if self.kind != 'powder': return ''
+    axis = _axis(self.pattern); return ', {:.5g} Å, {:.4g} to {:.4g}°'.format(axis['wavelength'], *axis['two_theta'])
+
 @patch
 def __repr__(self:Identification):
     best = self.candidates[0]
@@ -115,7 +126,7 @@ def _repr_markdown_(self:Identification):
             f'{", ".join(f"{n} {symbol(n)}" for n in c.inseparable) or "none"} |'
             for i, c in enumerate(self.candidates, 1)]
     same = 'not separable by diffraction from' if self.pattern is None else 'the same lines as'
-    head = [f'**{self.input}** ({self.kind}, {self.model}){": **I do not know**" if self.undecided else ""}', '',
+    head = [f'**{self.input}** ({self.kind}, {self.model}{self.read_with}){": **I do not know**" if self.undecided else ""}', '',
             f'| | group | symbol | system | probability | {same} |', '|---'*6 + '|']
     return '\n'.join([*head, *rows]) + ''.join(f'\n\n*{w}*' for w in self.warnings)
 

@@ -247,7 +247,8 @@ def _counts(study, wanted, like_paper=False):
     return dict(groups={str(g): {name: int(c[g]) for name, c in count.items()} for g in study.classes},
                 left_out=[g for g in wanted if g not in study.classes],
                 crystals={name: int(c[list(study.classes)].sum()) for name, c in count.items()},
-                by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes}))
+                by_class_alone=ceiling(study.classes, {g: max(int(count['learn'][g]), 1) for g in study.classes},
+                                       axes='free'))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #d2fe2ccd
 def _trained_scores(run, study, seed, start=None, **how):
@@ -563,7 +564,7 @@ def _change_scores(found, base):
     right = lambda some: np.stack([f['ranks'] == 0 for f in some])
     shares = [dict(top1=float((f['ranks'] == 0).mean()), top2=float((f['ranks'] < 2).mean()),
                    valid1=float((f['valid'] == 0).mean())) for f in found]
-    return dict(**mean_std(shares), test=rate(right(found).ravel()), difference=difference(right(found), right(base)),
+    return dict(**mean_std(shares), test=rate(right(found)), difference=difference(right(found), right(base)),
                 minutes=float(np.mean([f['minutes'] for f in found])))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #d72ee161
@@ -679,7 +680,7 @@ def prototypes(run):
                 ceiling=ceiling(study.classes,
                                 dict(zip(study.classes,
                                          np.bincount(study.table.space_group,
-                                                     minlength=231)[list(study.classes)].tolist()))))
+                                                     minlength=231)[list(study.classes)].tolist())), axes='free'))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #423b4f01
 def power_law(n, a, b, c): return a*np.asarray(n, float)**-b + c

@@ -295,7 +295,7 @@ def _compare_networks(run, size):
     valid = {n: float(np.mean([k['valid'] for k in v])) for n, v in kept.items()}
     best = max(size.baselines, key=valid.get)
     return found, dict(best=best, validation=valid,
-                       test={n: rate(np.concatenate([e.ranks == 0 for e in v])) for n, v in found.items()},
+                       test={n: rate(np.stack([e.ranks == 0 for e in v])) for n, v in found.items()},
                        gain=system_gains(found['MSDN'], found[best]),
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 

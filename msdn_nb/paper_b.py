@@ -98,13 +98,12 @@ def new_draws(
     return replace(part, draws=(part.grid.draws, part.grid.draws + part.n_draws))
 
 # %% ../nbs/58_paper_b.ipynb #4dd8d98e
-def _ulbd_scores(recipe, n, seed, folder, train):
-    "Scores of the network of a recipe, unseen lattices and seen ones; the shipped one unless it shall be trained"
+def _ulbd_scores(recipe, n, seed, folder, shipped=None):
+    "Scores of the network of a recipe, unseen lattices and seen ones; trained unless there are shipped weights"
     from msdn_nb.lattices import grid_ceiling
-    from msdn_nb.powder_network import load_law, law_parts, law_weights
-    shipped = not train and recipe.name in law_weights()
+    from msdn_nb.powder_network import load_law, law_parts
     if not shipped: _learn(recipe, folder, seed)
-    path = recipe.name if shipped else folder/f'{recipe.name}.safetensors'
+    path = shipped or folder/f'{recipe.name}.safetensors'
     used = load_law(path).recipe
     learned, _, test = law_parts(used); rational = used.grid.system in TABLE_1
     by_lattice = used.split == 'lattice'; parts = dict(unseen=test, seen=learned)
@@ -117,21 +116,23 @@ def _ulbd_scores(recipe, n, seed, folder, train):
                 on_these_lattices={t: grid_ceiling(part) for t, part in parts.items()} if rational else None)
 
 # %% ../nbs/58_paper_b.ipynb #06d92069
-def _reader_scores(system, n, seed):
+def _reader_scores(weights, system, n, seed):
     "Scores of a shipped reader on lattices of the test, on them and between nodes, and of the training of the network"
     from msdn_nb.indexing import load_reader
     from msdn_nb.powder_network import evaluate_law, law_parts
-    name, (learned, _, test) = f'reader-{NAMES[system]}', law_parts(law_recipe(system)); of = load_reader(name)
+    (learned, _, test), of = law_parts(law_recipe(system)), load_reader(weights)
     asked = dict(unseen=(test, False), seen=(new_draws(learned), False))
     if system in TABLE_1: asked['between'] = test, True
     scores = {t: evaluate_law(of, part, n=n, seed=seed, off_nodes=off) for t, (part, off) in asked.items()}
-    return dict(name=name, weights=of.card['found'], learned=of.recipe.samples, **{'between': None} | scores)
+    return dict(name=of.card['name'], weights=of.card['found'], learned=of.recipe.samples, **{'between': None} | scores)
 
 # %% ../nbs/58_paper_b.ipynb #7d82dd2b
 @experiment('ulbd', paper='B', about='accuracy of networks and readers that learn from laws, beside the ceilings',
             minutes=130)
 def ulbd(run):
     "Our network for five systems and the reader; at full size trained for longer, and beside it the published network"
+    from msdn_nb.powder_network import law_weights
+    from msdn_nb.training import weights_path
     size = run.size(full=dict(systems=[*NAMES], times=4, tests=20_000, readings=dict.fromkeys(NAMES, 20_000),
                               published=[*TABLE_1], published_samples=2_000_000),
                     reduced=dict(times=1, readings={'cubic': 20_000, 'tetragonal': 1500, 'trigonal+hexagonal': 1500,
@@ -145,13 +146,15 @@ def ulbd(run):
         recipe = law_recipe(system, 'quick' if run.quick else '', run.quick)
         recipe = (replace(recipe, samples=512, epochs=1) if run.quick
                   else replace(recipe, samples=size.times*recipe.samples))
-        found[system] = run.step(name, _ulbd_scores, recipe, size.tests, run.seed, run.folder/name, run.full)
-        read[system] = run.step(f'reader-{NAMES[system]}', _reader_scores, system, size.readings[system], run.seed)
+        shipped = None if run.full or name not in law_weights() or run.quick else weights_path(name)
+        found[system] = run.step(name, _ulbd_scores, recipe, size.tests, run.seed, run.folder/name, shipped)
+        reader = f'reader-{NAMES[system]}'
+        read[system] = run.step(reader, _reader_scores, weights_path(reader), system, size.readings[system], run.seed)
     for system in size.published:
         run.say(f'{system}, published network'); name = f'ulbd-{NAMES[system]}-paper'
         published[system] = run.step(name, _ulbd_scores,
                                      law_recipe(system, published=True, samples=size.published_samples), size.tests,
-                                     run.seed, run.folder/name, True)
+                                     run.seed, run.folder/name)
     return dict(scores=found, readers=read, published_network=published, published=TABLE_1)
 
 # %% ../nbs/58_paper_b.ipynb #23fcc347
@@ -288,9 +291,10 @@ def _within(edges, spans):
 def _ulbd_network(run, size, system):
     "Weights of a network that learned from the published grid, and where they come from"
     from msdn_nb.powder_network import law_weights
+    from msdn_nb.training import weights_path
     name = f'ulbd-{NAMES[system]}'; before = run.folder.parent/'ulbd'/name/f'{name}.safetensors'
     if not (run.quick or run.full):
-        if name in law_weights(): return name, 'shipped weights'
+        if name in law_weights(): return weights_path(name), 'shipped weights'
         if before.exists(): return before, 'that of the experiment ulbd'
     name = f'{NAMES[system]}-ulbd'; run.say(f'{system}: learning from ULBD')
     run.step(f'train-{name}', _learn, law_recipe(system, name, run.quick, samples=size.samples, epochs=size.epochs),
@@ -299,11 +303,12 @@ def _ulbd_network(run, size, system):
 
 def _dataset_networks(run, size, system, known):
     "Weights of the networks of a system, by what they learned from, and what was done for each"
-    ulbd, source = _ulbd_network(run, size, system); reader = f'reader-{NAMES[system]}'
+    from msdn_nb.training import weights_path
+    ulbd, source = _ulbd_network(run, size, system); reader = weights_path(f'reader-{NAMES[system]}')
     paths, told = {'CDDD': None, 'ULBD': ulbd}, {'ULBD': source, 'reader': 'shipped weights'}
     def learn(kind, recipe, **more):
         run.say(f'{system}: learning from {kind}')
-        now = run.step(f'train-{recipe.name}', partial(_learn, **more), recipe, run.folder/recipe.name, run.seed)
+        now = run.step(f'train-{recipe.name}', _learn, recipe, run.folder/recipe.name, run.seed, **more)
         told[kind] = {**now, **{k: told[kind][k] + now[k] for k in ('minutes', 'samples') if kind in told}}
         paths[kind] = run.folder/recipe.name/f'{recipe.name}.safetensors'
     learn('CDDD', law_recipe(system, f'{NAMES[system]}-cddd', run.quick, labels='group', samples=size.cddd_samples,
@@ -476,10 +481,9 @@ def _card(trained):
                 trained_on=trained.card.get('data'))
 
 # %% ../nbs/58_paper_b.ipynb #10564358
-def _crystal_answers(table, rows, any_instrument, without, seed, workers):
+def _crystal_answers(whole, table, rows, any_instrument, without, seed, workers):
     "Probabilities of the powder model, without something or whole, for crystals, through the ideal instrument or through any"
     from msdn_nb.powder_model import evaluate_powder
-    whole = _powder_230()
     trained = dict(lattices=whole.without_lattices, memory=whole.alone).get(without, lambda: whole)()
     found = evaluate_powder(trained, table, rows, workers, trained.recipe.effects if any_instrument else None, seed)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32),
@@ -519,7 +523,7 @@ def powder_mp(run):
         run.say(f'{len(rows)} crystals, {"any" if any_instrument else "ideal"} '
                 f'instrument{f", without {without}" if without else ""}')
         scores[name] = _crystal_scores(trained,
-                                       run.arrays(name, _crystal_answers, run.table, rows, any_instrument, without,
+                                       run.arrays(name, _crystal_answers, trained, run.table, rows, any_instrument, without,
                                                   run.seed + 1, workers=1 if run.quick else run.workers))
     return dict(model=_card(trained), scores=scores, asked=ASKED_POWDER)
 
@@ -529,12 +533,11 @@ def _rruff(path, n):
     from msdn_nb.powder_model import read_collection
     return dict(zip(('arrays', 'groups'), read_collection(path, n)))
 
-def _fold_answers(lines, arrays, groups, repeats, fold, f, steps, folder, seed, called):
+def _fold_answers(lines, trained, simulated, arrays, groups, repeats, fold, f, steps, folder, seed):
     "Answers to one fold by a network that went on learning from the others"
     from msdn_nb.powder_model import learn_measured, powder_probabilities
     learn = fold != f
-    one = learn_measured(_powder_230().calling(called), lines, arrays[learn], groups[learn], steps, folder,
-                         repeats[learn], seed=seed)
+    one = learn_measured(trained, lines, arrays[learn], groups[learn], steps, folder, repeats[learn], seed=seed)
     return dict(probabilities=powder_probabilities(one, arrays[~learn])[0])
 
 # %% ../nbs/58_paper_b.ipynb #b473c664
@@ -550,12 +553,11 @@ def rruff(run):
                     reduced=dict(crystals=6000, laws=600, steps=100),
                     quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
     trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns)
-    arrays, groups = known['arrays'], known['groups']
-    called = POWDER_MODELS['powder-230-measured'].called_noisy
+    arrays, groups, called = known['arrays'], known['groups'], POWDER_MODELS['powder-230-measured'].called_noisy
     asked = dict(before=trained, alone=trained.alone(), calling=trained.calling(called))
-    found = {name: run.arrays(name, lambda arrays: dict(probabilities=powder_probabilities(t, arrays)[0]), arrays)
-             for name, t in asked.items()}
-    scores = {name: measured_scores(f['probabilities'], groups) for name, f in found.items()}
+    answer = lambda trained, arrays: dict(probabilities=powder_probabilities(trained, arrays)[0])
+    scores = {name: measured_scores(run.arrays(name, answer, t, arrays)['probabilities'], groups)
+              for name, t in asked.items()}
     rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed)
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
                                    trained.recipe.symprec))
@@ -563,19 +565,20 @@ def rruff(run):
     repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
-        after[fold == f] = run.arrays(f'fold-{f}', partial(_fold_answers, lines), arrays, groups, repeats, fold, f,
-                                      size.steps, run.folder/f'fold-{f}', run.seed + f, called)['probabilities']
+        job = partial(_fold_answers, lines), asked['calling'], (rows, size.laws), arrays, groups, repeats, fold, f
+        after[fold == f] = run.arrays(f'fold-{f}', *job, size.steps, run.folder/f'fold-{f}',
+                                      run.seed + f)['probabilities']
     return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1),
                 space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
                 **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
 # %% ../nbs/58_paper_b.ipynb #f68b042d
-def _answer_to(path, wavelength, model, best=5):
+def _answer_to(path, wavelength, trained, best=5):
     "The first answers of a shipped model to one measured file"
     from msdn_nb.measured import check_powder, read_powder
     from msdn_nb.powder import to_axis
-    from msdn_nb.powder_model import load_powder, powder_probabilities
-    trained = load_powder(model); pattern = read_powder(path, wavelength); x = to_axis(pattern)
+    from msdn_nb.powder_model import powder_probabilities
+    pattern = read_powder(path, wavelength); x = to_axis(pattern)
     p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
     return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]],
                 ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]),
@@ -589,7 +592,7 @@ def _several_wavelengths(run, trained):
     for row in rows[:2] if run.quick else rows:
         group = int(row['space_group'])
         answer = run.step(f"{row['name']}-{model}", _answer_to, folder/f"{row['name']}.xy", float(row['wavelength']),
-                          model)
+                          trained)
         ranks = answer.pop('ranks')
         found[row['name']] = dict(space_group=group, wavelength=float(row['wavelength']), formula=row['formula'],
                                   rank=ranks[str(group)], crystal_system=crystal_system(answer['first'][0][0])

@@ -31,7 +31,7 @@ from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided,
                               first_alone, fit_temperature, learner_parts, part_of, probabilities, progress, quiet, resume,
                               read_weights, round_to_bytes, same_training, shipped_weights, split_of, split_rows, spread, take_weights,
-                              team, training_facts, weights_path, write_weights)
+                              team, training_facts, training_parts, weights_path, write_weights)
 from .evaluation import Evaluation, pooled, rate
 from .extinction import crystal_family, extinction_classes
 from .powder import (AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1,
@@ -788,6 +788,7 @@ def jobs(self:PatternBatches):
     for i in range(0,len(items),size):
         chosen = items[i:i+size].copy(); seed = int(rng.integers(2**31))
         if self.valid: yield np.concatenate([chosen,chosen]),np.repeat([True,False],len(chosen)),seed; continue
+        if len(chosen)==1: chosen = items[-2:].copy() # batch normalisation needs two
         if len(self.laws): swap = rng.random(len(chosen))<r.law_share; chosen[swap] = rng.choice(self.laws,swap.sum())
         yield chosen,(rng.random(len(chosen))<r.standard_share)&~self.lines.law[chosen],seed
 
@@ -849,12 +850,12 @@ def train_powder(
     "List, train, and return the fastai Learner."
     fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     epochs = epochs or recipe.epochs; rank,n = team()
-    train_rows,valid_rows,_ = split_rows(table,recipe,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
+    train_rows,valid_rows = training_parts(recipe,table,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
     if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],[data_hash(table.path)],start)
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)
-    share = replace(recipe,batch_size=max(1,recipe.batch_size//n)); fb.set_seed(seed+rank)
+    share = replace(recipe,batch_size=max(2,recipe.batch_size//n)); fb.set_seed(seed+rank)
     model = PowderNet(**recipe.model_args)
     if start is not None: take_weights(model,start)
     learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),

@@ -6,12 +6,12 @@
 __all__ = ['WIDTHS', 'CELL_BINS', 'LAW_RECIPES', 'LATTICE_SPLIT', 'PairMax', 'ByteDropout', 'PowderCNN', 'scaled', 'axis_conv',
            'AxisBlock', 'LawNet', 'LawRecipe', 'law_recipe_from_dict', 'cell_spans', 'build_law', 'label_table',
            'group_answers', 'answer_ranks', 'score_answers', 'law_parts', 'any_lattices', 'LawSupply', 'cell_answers',
-           'ArraySupply', 'law_loaders', 'epoch_callback', 'law_learner', 'train_law', 'law_answers', 'evaluate_law',
-           'save_law', 'law_weights', 'load_law', 'finish_law', 'training_speed']
+           'ArraySupply', 'law_loaders', 'epoch_callback', 'stop_callback', 'law_learner', 'train_law', 'law_answers',
+           'evaluate_law', 'save_law', 'law_weights', 'load_law', 'finish_law', 'training_speed']
 
 # %% ../nbs/53_powder_network.ipynb #cd3f91f0
-import json, math, time
-from dataclasses import asdict, dataclass, field, replace
+import math, time
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import numpy as np, torch
@@ -22,7 +22,7 @@ from .lattices import (GRIDS, PAPER_AXIS, LatticeGrid, PatternBatch, UlbdStream,
                               draw_keys, law_patterns, ordered_cells, patterns_of)
 from .symmetry import population
 from .training import (WEIGHTS, Trained, autocast_callback, checkpoint_callback, learner_parts, read_weights,
-                              resume, save_weights, shipped_weights, take_weights)
+                              resume, same_training, save_weights, shipped_weights, take_weights)
 
 # %% ../nbs/53_powder_network.ipynb #55a44969
 class _PairMax(torch.autograd.Function):
@@ -400,19 +400,27 @@ def law_loaders(
 
 # %% ../nbs/53_powder_network.ipynb #816585de
 def epoch_callback(
-    seed:int,       # of the dropout
-    until:int=None  # stop after so many epochs
+    seed:int # of the dropout
 ):
-    "Number the batches by epoch, and end early if asked"
+    "Number the batches by epoch"
     fb, _ = learner_parts()
     class Epochs(fb.Callback):
         order = -20
         def before_epoch(self):
             self.dls.train.dataset.first = self.epoch*len(self.dls.train.dataset)
             torch.manual_seed(1_000_003*seed + self.epoch)
+    return Epochs()
+
+def stop_callback(
+    until:int=None # stop after so many epochs
+):
+    "End early, after the checkpoint of the epoch is written, if asked"
+    fb, _ = learner_parts()
+    class Stop(fb.Callback):
+        order = 90
         def after_epoch(self):
             if until is not None and self.epoch + 1 >= until: raise fb.CancelFitException()
-    return Epochs()
+    return Stop()
 
 # %% ../nbs/53_powder_network.ipynb #e7a75e61
 def law_learner(
@@ -458,7 +466,7 @@ def _supplies(recipe, data, watch, seed):
 # %% ../nbs/53_powder_network.ipynb #9b524dec
 def train_law(
     recipe:LawRecipe,
-    folder,             # for the checkpoint, the log and what was asked for
+    folder,             # for the checkpoint and the log
     data=None,          # patterns (n, points) and space groups (n,) to learn from, in place of laws
     watch=None,         # the same, to watch the training with; a twentieth of `data` by default
     device:str=None,    # a GPU where there is one, by default
@@ -469,15 +477,11 @@ def train_law(
     "Train, or go on training; returns the fastai Learner"
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    asked, card = (json.loads(json.dumps(dict(asdict(recipe), seed=seed) | (dict(start=str(start)) if start else {}))),
-                   folder/'recipe.json')
-    if card.exists() and json.loads(card.read_text()) != asked:
-        raise ValueError(f'{folder} holds a training of another recipe or seed; delete it or name another folder')
-    card.write_text(json.dumps(asked))
-    torch.manual_seed(seed)
-    learn = law_learner(law_loaders(*_supplies(recipe, data, watch, seed), recipe, device), recipe, folder,
-                        [epoch_callback(seed, until)])
-    if start: take_weights(learn.model, load_law(start).model.state_dict())
+    supplies, begun = _supplies(recipe, data, watch, seed), load_law(start).model.state_dict() if start else None
+    same_training(folder, recipe, seed, data, watch, begun); torch.manual_seed(seed)
+    learn = law_learner(law_loaders(*supplies, recipe, device), recipe, folder,
+                        [epoch_callback(seed), stop_callback(until)])
+    if begun: take_weights(learn.model, begun)
     learn.model.to(device); first = resume(learn, folder)
     if first < recipe.epochs:
         with learn.no_bar(), learn.no_logging():

@@ -8,10 +8,10 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'cache_patterns', 'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback',
            'checkpoint_callback', 'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback',
            'build_model', 'top_1', 'top_5', 'learned_callback', 'make_learner', 'quiet', 'split_rows', 'same_split',
-           'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined', 'train',
-           'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights', 'save_weights', 'Trained',
-           'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of',
-           'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
+           'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined',
+           'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights',
+           'save_weights', 'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights',
+           'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
 import hashlib, json, os, sys
@@ -66,7 +66,7 @@ class Recipe:
     decoupled:bool=True          # weight decay as in AdamW; False: as in Adam
     label_smoothing:float=0.05
     patience:int|None=None       # stop after so many epochs without a better validation loss
-    symprec:float=0.1            # angstrom; of the standard cell, and of the labels
+    symprec:float=0.1            # angstrom; of the standard cell
     disturb:Disturbance|None=None # of training patterns
     base:str|None=None           # weights whose trunk is kept as it is; only what decides learns
 
@@ -593,6 +593,19 @@ class Joined:
         k = int(np.searchsorted(self.ends,i,'right')); return self.arrays[k][i-(self.ends[k-1] if k else 0)]
 
 # %% ../nbs/30_training.ipynb #f6e61116
+def training_parts(
+    recipe,      # of any kind, with `name` and `symprec`
+    table,       # `CrystalTable`
+    seed:int=0,  # of the split
+    rows=None,   # (training rows, validation rows) instead of the split
+)->list: # ascending training rows, ascending validation rows
+    "Rows to learn from and rows to watch; a table that leaves any part without a crystal is refused."
+    parts = [np.sort(r) for r in rows or split_rows(table,recipe,seed)]
+    if all(map(len,parts)): return parts[:2]
+    raise ValueError(f'{recipe.name}: {", ".join(str(len(r)) for r in parts)} crystals to learn from, to watch and to test '
+                     'are too few; give a larger table')
+
+# %% ../nbs/30_training.ipynb #e360bed7
 def _data(recipe, table, rows, folder, cache, workers, trunk):
     "What a training reads: inputs, space groups, rows."
     if cache is not None: return _shared_cache(table,rows,recipe,cache,trunk)
@@ -600,12 +613,9 @@ def _data(recipe, table, rows, folder, cache, workers, trunk):
                       else cache_patterns(table,rows,recipe,folder/'cache',workers))
 
 def _parts(recipe, table, rows, seed, trunk):
-    "Rows to learn from and rows to watch, ascending."
+    "The same, and none that a trunk has seen otherwise."
     if trunk and not rows: same_split(trunk.card,table,seed,recipe.name)
-    parts = [np.sort(r) for r in rows or split_rows(table,recipe,seed)]
-    if all(map(len,parts)): return parts[:2]
-    raise ValueError(f'{recipe.name}: {", ".join(str(len(r)) for r in parts)} crystals to learn from, to watch and to test '
-                     'are too few; give a larger table')
+    return training_parts(recipe,table,seed,rows)
 
 def _in_turn(images, rows, valid, versions):
     "Patterns with their versions, those of validation items left as they are; the callbacks that go with them"

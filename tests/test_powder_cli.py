@@ -53,7 +53,7 @@ def scan(tmp_path_factory):
 
 def test_json(toy, scan):
     code, (found,), err = run_json('identify', scan, '--model', toy, '--top', 3)
-    assert ((code, err, list(found)) == (0, '', [*KEYS, 'undecided'])
+    assert ((code, err, list(found)) == (0, '', [*KEYS, 'undecided', 'wavelength', 'two_theta'])
             and (found['input'], found['model'], found['kind']) == (str(scan), 'toy-powder', 'powder'))
     for c in found['candidates']:
         assert list(c) == ['space_group', 'symbol', 'crystal_system', 'probability', 'std', 'inseparable',
