@@ -196,7 +196,8 @@ def from_ase(
     cell = np.asarray(atoms.cell[:], float)
     if not np.isfinite(cell).all() or abs(np.linalg.det(cell)) < 1e-6:
         raise CrystalError(_called(name, 'the atoms have no cell with a volume; give one with three lattice vectors'))
-    places, shares, kinds = atoms.get_scaled_positions(wrap=False), atoms.info.get('occupancy'), atoms.arrays.get('spacegroup_kinds')
+    places = atoms.get_scaled_positions(wrap=False)
+    shares, kinds = atoms.info.get('occupancy'), atoms.arrays.get('spacegroup_kinds')
     if not shares: return Crystal(cell, atoms.numbers, places, name=name)
     if kinds is None:
         raise CrystalError(_called(name, "ASE gives shares of sites but does not say which atoms they belong to "

@@ -166,7 +166,8 @@ def _asked_networks(run, size):
         groups['paper-more'] = (paper_networks(run, study, size.more_networks, size, larger),
                                 some_rows(every_test, size.more_tests), ['recorded'])
     if size.like_tests != 0:
-        networks, like = like_networks(run, size); networks[TAUGHT_LIKE] = taught_network(run, size); edge = lambda t: t.recipe.setup.detector.pixels
+        networks, like = like_networks(run, size); networks[TAUGHT_LIKE] = taught_network(run, size)
+        edge = lambda t: t.recipe.setup.detector.pixels
         for pixels in dict.fromkeys(map(edge, networks.values())):
             groups[f'paper-like-{pixels}'] = ({n: t for n, t in networks.items() if edge(t) == pixels},
                                               some_rows(like.test, size.like_tests), ['recorded'])
