@@ -6,12 +6,13 @@
 __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', 'Grey', 'Anything', 'AnyModel', 'Anode', 'Cell',
            'FigureFile', 'GreyOfImages', 'Field', 'SetupName', 'Radiation', 'Mode', 'Angles', 'Width', 'Doublet',
            'Height', 'Counts', 'March', 'BFactor', 'AsIs', 'SetupOption', 'ZoneAxes', 'Wavelength', 'Scattering',
-           'Pixels', 'HalfEdge', 'Crystallite', 'RawGrey', 'Threshold', 'Factor', 'Centre', 'SourceName', 'RecipeName',
-           'TrainingTable', 'Epochs', 'Rate', 'Limit', 'Start', 'Cache', 'Substitute', 'Measured', 'laws', 'Axes', 'By',
-           'System', 'AxesOption', 'ByOption', 'main', 'message', 'finish', 'one_job', 'group_inputs', 'input_name',
-           'check_figure', 'figure_paths', 'write_figures', 'cell_numbers', 'identify', 'make_setup', 'write_patterns',
-           'make_instrument', 'write_powder', 'simulate', 'number_list', 'data', 'Task', 'command_text', 'train',
-           'evaluate', 'bench', 'reproduce', 'classes', 'ceiling', 'check']
+           'Pixels', 'HalfEdge', 'Crystallite', 'RawGrey', 'Threshold', 'Factor', 'ShapingMode', 'Centre',
+           'DrawnGroups', 'PerGroup', 'SourceName', 'RecipeName', 'TrainingTable', 'Epochs', 'Rate', 'Limit', 'Start',
+           'Cache', 'Substitute', 'Measured', 'laws', 'Axes', 'By', 'System', 'AxesOption', 'ByOption', 'main',
+           'message', 'finish', 'one_job', 'group_inputs', 'input_name', 'check_figure', 'figure_paths',
+           'write_figures', 'cell_numbers', 'identify', 'make_setup', 'write_patterns', 'make_instrument',
+           'write_powder', 'simulate', 'number_list', 'data', 'Task', 'command_text', 'train', 'evaluate', 'bench',
+           'reproduce', 'classes', 'ceiling', 'check']
 
 # %% ../nbs/61_cli.ipynb #4e4edcf3
 import contextlib, json, os, re, sys
@@ -427,6 +428,12 @@ def _refuse(others, flag):
         if value not in (None, [], False):
             raise typer.BadParameter(f'goes only {flag}', param_hint='--' + name.replace('_', '-'))
 
+_SHAPING = dict(setup='default', grey='log', threshold=50, factor=1.7, mode='paper', centre=0.)
+
+def _changed(**given):
+    "Options of zone-axis patterns that are not at their defaults"
+    return {k: v for k, v in given.items() if v != _SHAPING[k]}
+
 def _plain_wavelength(text):
     "Angstrom of a zone-axis simulation, or None"
     try: return None if text is None else float(text)
@@ -469,6 +476,7 @@ Crystallite = Annotated[Optional[float], typer.Option(min=1, help='Edge of the c
 RawGrey = Annotated[Grey, typer.Option(help='Grey scale of the raw images; log spans five decades.')]
 Threshold = Annotated[int, typer.Option(min=1, max=255, help='Least linear grey level of a node.')]
 Factor = Annotated[float, typer.Option(help='Longest line, in units of the smallest node distance.')]
+ShapingMode = Annotated[Mode, typer.Option(help='Way of shaping.')]
 Centre = Annotated[float, typer.Option(help='Edge of a central square that the shaping leaves out of its grey scale, as '
                                             'a share; 0.086 in the released program.')]
 
@@ -481,15 +489,15 @@ def simulate(
     setup:SetupOption='default', axis:ZoneAxes=[], wavelength:Wavelength=None, radiation:Scattering=None,
     two_theta:Angles=None, fwhm:Width=None, alpha2:Doublet=False, background:Height=None, counts:Counts=None,
     march:March=None, b_factor:BFactor=None, pixels:Pixels=None, field_of_view:HalfEdge=None, size:Crystallite=None,
-    grey:RawGrey='log', threshold:Threshold=50, factor:Factor=1.7,
-    mode:Annotated[Mode, typer.Option(help='Way of shaping.')]='paper', centre:Centre=0.,
+    grey:RawGrey='log', threshold:Threshold=50, factor:Factor=1.7, mode:ShapingMode='paper', centre:Centre=0.,
     as_is:AsIs=False, seed:Seed=0, as_json:Json=False,
 ):
     "Write raw, spot and shaped patterns, or powder patterns."
     axes, beam = list(map(str, axis)), radiation and Radiation(radiation).value
     if len({_axis(a) for a in axes}) < len(axes):
         raise typer.BadParameter(f'{" ".join(axes)}: one axis is given twice; name each once', param_hint='--axis')
-    if powder: _refuse(dict(axis=axes, pixels=pixels, field_of_view=field_of_view, size=size), 'without --powder')
+    if powder: _refuse(dict(axis=axes, pixels=pixels, field_of_view=field_of_view, size=size, **_changed(
+        setup=setup, grey=grey, threshold=threshold, factor=factor, mode=mode, centre=centre)), 'without --powder')
     else: _refuse(dict(two_theta=two_theta, fwhm=fwhm, alpha2=alpha2, background=background, counts=counts,
                        march=march, radiation=beam if beam == 'neutron' else None), 'with --powder')
     angstrom = wavelength if powder else _plain_wavelength(wavelength)
@@ -503,8 +511,13 @@ def simulate(
     one_job(lambda: _simulate_all(paths, out, as_is=as_is, **look), out, as_json)
 
 # %% ../nbs/61_cli.ipynb #c460a2c9
+DrawnGroups = Annotated[Optional[str], typer.Option(
+    help='pyxtal: space groups to draw from; 1-230 if not given.', show_default=False)]
+PerGroup = Annotated[Optional[int], typer.Option(
+    min=1, help='pyxtal: crystals of each group; 10 if not given.', show_default=False)]
 SourceName = Enum('SourceName', {n: n for n in ('mp', 'optimade', 'folder', 'prototypes', 'pyxtal')}, type=str)
 
+# %% ../nbs/61_cli.ipynb #e1212cd9
 def number_list(
     text:str, # such as '1-15,225'
 )->list: # of ints
@@ -514,6 +527,16 @@ def number_list(
     if not all(len(p) in (1, 2) and p[0] <= p[-1] for p in parts):
         raise typer.BadParameter(f'{text}: give numbers and ranges such as 1-15,225', param_hint='--groups')
     return [n for p in parts for n in range(p[0], p[-1] + 1)]
+
+_SERVES = dict(where=('folder', 'optimade'), query=('mp', 'optimade'), pattern=('folder',), groups=('pyxtal',),
+               per_group=('pyxtal',))
+
+def _for_source(name, **given):
+    "A usage error for what another source would take"
+    for option, value in given.items():
+        if value is not None and name not in _SERVES[option]:
+            raise typer.BadParameter(f'{value} goes only with {" or ".join(_SERVES[option])}',
+                                     param_hint='WHERE' if option == 'where' else '--' + option.replace('_', '-'))
 
 def _source(name, where, query, pattern, groups, per_group, seed):
     "A `Source` from what was typed"
@@ -537,21 +560,21 @@ def data(
                                                 show_default=False)]=None,
     pattern:Annotated[Optional[str], typer.Option(help='folder: which files, such as "**/*.cif".',
                                                   show_default=False)]=None,
-    groups:Annotated[str, typer.Option(help='pyxtal: space groups to draw from.')]='1-230',
-    per_group:Annotated[int, typer.Option(min=1, help='pyxtal: crystals of each group.')]=10,
+    groups:DrawnGroups=None, per_group:PerGroup=None,
     limit:Annotated[Optional[int], typer.Option(min=1, help='Stop after this many crystals.', show_default=False)]=None,
     resume:Annotated[bool, typer.Option(help='Go on from what an interrupted run left behind.')]=True,
     seed:Seed=0, as_json:Json=False,
 ):
     "Collect structures into a Parquet file."
-    name, wanted = SourceName(source).value, number_list(groups)
+    name, wanted = SourceName(source).value, number_list(groups or '1-230')
+    _for_source(name, where=where, query=query, pattern=pattern, groups=groups, per_group=per_group)
     if name in ('folder', 'optimade') and not where:
         raise typer.BadParameter(f'{name} needs to know where: give the '
                                  f'{"folder" if name == "folder" else "provider"} after it',
                                  param_hint='WHERE')
     def job():
         from msdn_nb.sources import collect
-        got = collect(_source(name, where, query, pattern, wanted, per_group, seed), out, resume=resume, limit=limit)
+        got = collect(_source(name, where, query, pattern, wanted, per_group or 10, seed), out, resume=resume, limit=limit)
         failed = [dict(input=i, error=e) for i, e in got.failed]
         return (dict(output=str(out), n=got.n, repeated=got.repeated, failed=failed),
                 f'{out}: {got.n:,} crystal{"s"*(got.n != 1)}, {len(failed):,} left out', [f['error'] for f in failed])
@@ -743,6 +766,7 @@ def _known_recipe(name, **options):
         refuse('only networks of zone-axis patterns share a cache or substitute elements', 'cache', 'substitute')
     elif not set(class_set(44)) & set(recipe.classes):
         refuse('none of its groups is among the 44 rare ones', 'substitute')
+    if kind == 'images' and recipe.base: refuse(f'it keeps the trunk of {recipe.base}', 'start')
     if kind == 'reader':
         refuse('a reader learns three weights from laws, at once', 'data', 'epochs', 'lr', 'start')
     if measured: refuse(f'it goes on from {recipe.base} for a fixed number of batches', 'epochs', 'lr', 'start')
@@ -794,6 +818,8 @@ def _rows_wanted(trained, table, unseen, sample, seed):
     "Rows of a table to score"
     from msdn_nb.sources import some_rows
     from msdn_nb.training import split_of
+    if unseen and trained.card.get('kind') in ('laws', 'reader'):
+        raise ValueError(f'{trained.card["name"]} keeps no part of a table from its training; leave out --unseen')
     return some_rows(split_of(trained, table)[2] if unseen else range(len(table)), sample, seed)
 
 # %% ../nbs/61_cli.ipynb #bff28c01

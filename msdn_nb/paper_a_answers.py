@@ -30,7 +30,7 @@ from .latent import (compare_distances, feature_maps, features, latent_map, mosa
 from .experiments import ExperimentError, experiment
 from .paper_a_accuracy import (FULL, LIKE_SIZES, QUICK, REDUCED, answers, difference, gains_by_system, learned,
                                       make_study, normalised_network, study_patterns)
-from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT
+from .paper_a_baselines import NARROW, PUBLISHED_GAIN, SPOT, paper_setting
 
 # %% ../nbs/47_paper_a_answers.ipynb #e74dd23c
 @torch.no_grad()
@@ -267,7 +267,7 @@ def by_diffraction_class(
 # %% ../nbs/47_paper_a_answers.ipynb #47c6df88
 def _study_answers(run, study, name, epochs, seed):
     "A network's answers to the test crystals, and how often it is right on the validation crystals"
-    trained = learned(run, study, name, seed, epochs)
+    trained = learned(run, study, name, seed, epochs, **(paper_setting(name) if study.pixels > 224 else {}))
     found, valid = answers(trained, study), answers(trained, study, study.valid)
     return dict(rows=found.rows, target=found.target, probabilities=found.probabilities.astype(np.float32),
                 valid=np.array((valid.ranks == 0).mean()))

@@ -701,6 +701,7 @@ def remember(
     "Fill a network's memory."
     model.eval(); model.memory = None; round_to_bytes(model,BYTES)
     device,(rank,n) = next(model.parameters()).device,team(); items = np.asarray(items)
+    if n>1: [torch.distributed.broadcast(t,0) for t in model.state_dict().values()] # averages of batches differ
     items = items[np.lexsort((lines.metric[items,0],lines.group[items]))]; parts = np.array_split(items,n)
     def features(items):
         return model.features(model.map(torch.from_numpy(render_patterns(lines,items,
@@ -854,13 +855,14 @@ def train_powder(
     if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],[data_hash(table.path)],start)
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
+    if recipe.model_args.get('memory') and len(valid)<2:
+        raise ValueError(f'{recipe.name}: {len(valid)} crystals to watch are too few for its judges; give a larger table')
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)
     share = replace(recipe,batch_size=max(2,recipe.batch_size//n)); fb.set_seed(seed+rank)
     model = PowderNet(**recipe.model_args)
     if start is not None: take_weights(model,start)
     learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),
-                           PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device)
-    first = resume(learn,folder)
+                           PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device); first = resume(learn,folder,epochs)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs:
             learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)

@@ -478,7 +478,8 @@ def train_law(
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     supplies, begun = _supplies(recipe, data, watch, seed), load_law(start).model.state_dict() if start else None
-    same_training(folder, recipe, seed, data, watch, begun); torch.manual_seed(seed)
+    # the number of epochs decides which batches are in each
+    same_training(folder, recipe, seed, data, watch, begun, [str(recipe.epochs)]); torch.manual_seed(seed)
     learn = law_learner(law_loaders(*supplies, recipe, device), recipe, folder,
                         [epoch_callback(seed), stop_callback(until)])
     if begun: take_weights(learn.model, begun)

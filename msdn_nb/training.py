@@ -349,14 +349,18 @@ def checkpoint_callback(
 def resume(
     learn,  # fastai Learner with a `checkpoint_callback` of the same folder
     folder,
+    epochs:int|None=None, # that are asked for; fewer than have been done are refused
 )->int: # the epoch to go on with; 0 where there is no checkpoint
     "Take up the last checkpoint of a folder."
     path = Path(folder)/'checkpoint.pt'
     if not path.exists(): return 0
     saved = torch.load(path,map_location=learn.dls.device,weights_only=True)
+    if epochs is not None and saved['epoch']>epochs:
+        raise CacheError(f'{folder} holds {saved["epoch"]} epochs of this training, more than {epochs}; delete it or name another')
     learn.model.load_state_dict(saved['model']); learn.create_opt(); learn.opt.load_state_dict(saved['opt'])
     return saved['epoch']
 
+# %% ../nbs/30_training.ipynb #f58cf742
 def same_training(
     folder,  # of a training
     recipe,  # of any kind, with `epochs`
@@ -632,6 +636,8 @@ def _with_extra(items, images, groups, extra):
 def _start(recipe, trunk, start):
     "The network of a recipe, with what it begins with."
     model = build_model(recipe)
+    if trunk and start is not None:
+        raise ValueError(f'{recipe.name}: it keeps the trunk of {recipe.base}; leave out other weights to start from')
     if trunk: take_weights(model,trunk.model.state_dict(),recipe.classes,trunk.recipe.classes)
     if start is not None: take_weights(model,start)
     return Decider(model) if trunk else model
@@ -662,7 +668,7 @@ def train(
     if extra is not None: items[0],images,groups = _with_extra(items[0],images,groups,extra)
     batch = max(1,min(recipe.batch_size,len(items[0]))//n) # fastai leaves out a last batch that is not full
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=batch),device)
-    learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder)
+    learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder,epochs)
     learn.add_cbs(turns)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
@@ -725,6 +731,7 @@ def write_weights(
     from safetensors.torch import load_file, save
     folder = Path(folder); folder.mkdir(parents=True,exist_ok=True); path = folder/f'{name}.safetensors'
     part = path.with_suffix('.part')
+    if base: card['base_hash'] = data_hash(base)
     state,shared = _stored(model.state_dict(),dtype,in_bytes),load_file(base) if base else {}
     part.write_bytes(save({k:v for k,v in state.items() if k not in shared or not torch.equal(v,shared[k])}))
     os.replace(part,path)
@@ -741,8 +748,7 @@ def save_weights(
 )->Path:
     "Keep a network of a recipe."
     base = getattr(recipe,'base',None)
-    if base: base = weights_path(base); card['base_hash'] = data_hash(base)
-    return write_weights(model,recipe.name,folder,base,dtype,recipe=asdict(recipe),**card)
+    return write_weights(model,recipe.name,folder,base and weights_path(base),dtype,recipe=asdict(recipe),**card)
 
 # %% ../nbs/30_training.ipynb #ba12d2d0
 @dataclass(frozen=True)
