@@ -357,6 +357,9 @@ def make_instrument(
     import math
     from msdn_nb.powder import CU_KA1, Instrument
     from msdn_nb.measured import K_ALPHA, wavelength_angstrom
+    if radiation == 'electron' and (wavelength is None or 'kev' in str(wavelength).lower()):
+        raise ValueError('electrons have the wavelength of their energy, not of an anode or of photons; give --wavelength in '
+                         'angstrom, such as 0.0251 for 200 kV')
     angstrom = wavelength_angstrom(wavelength or 'Cu'); scale = angstrom/CU_KA1
     second = {a: b for a, b in K_ALPHA.values()}.get(angstrom)
     if alpha2 and (radiation or 'xray') != 'xray':

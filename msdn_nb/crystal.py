@@ -352,6 +352,7 @@ def _named_group(tags, angles):
     group = gemmi.find_spacegroup_by_name(symbol, angles[0], angles[2]) if symbol else None
     if group is None and number.isdigit() and 1 <= int(number) <= 230:
         group = gemmi.find_spacegroup_by_number(int(number))
+        if group.hm[0] == 'R': group = gemmi.find_spacegroup_by_name(group.hm, angles[0], angles[2]) # which axes, says the cell
     if group is None and symbol:
         raise CrystalError(f'the space-group symbol {symbol!r} is unknown; list the symmetry operations in the file')
     return list(group.operations()) if group else [gemmi.Op('x,y,z')]
@@ -370,6 +371,11 @@ def _operations(tags, angles):
 # %% ../nbs/01_crystal.ipynb #83b7e3ce
 _CELL = [f'_cell_{what}' for what in ('length_a', 'length_b', 'length_c', 'angle_alpha', 'angle_beta', 'angle_gamma')]
 
+def _typed(kind):
+    "The element of a type symbol that is spelt as it should be, such as Ca or Ti4+; else 0"
+    found = re.match('[A-Z][a-z](?![a-z])', kind)
+    return gemmi.Element(found[0]).atomic_number if found else 0
+
 def _atom_list(tags):
     "Atomic numbers, fractional coordinates and occupancies of the listed atoms"
     xyz = [tags.get(f'_atom_site_fract_{x}') for x in 'xyz']
@@ -379,7 +385,7 @@ def _atom_list(tags):
                 {atomic_number(t) for t in re.findall('[A-Z][a-z]?', _value(tags, ['_chemical_formula_sum']))})
     column = lambda name: [gemmi.cif.as_string(t) for t in tags.get(f'_atom_site_{name}', ['.']*n)]
     kinds = zip(column('type_symbol'), column('label'))
-    numbers = np.array([atomic_number(kind, known) or atomic_number(label, known) for kind, label in kinds])
+    numbers = np.array([_typed(kind) or atomic_number(kind, known) or atomic_number(label, known) for kind, label in kinds])
     coords = np.array([[_number(t) for t in axis] for axis in xyz]).T
     shares = np.array([_number(t, 1.) for t in tags.get('_atom_site_occupancy', ['1']*n)])
     dummy = np.array([flag.lower() == 'dum' for flag in column('calc_flag')])

@@ -100,7 +100,7 @@ def scattering_vectors(self:Detector,
 @dataclass(frozen=True)
 class Crystallite:
     "A block of unit cells, whole or fading outwards."
-    size:float=40.         # edge in angstrom; each axis holds as many cells as fit
+    size:float=40.         # edge in angstrom; each axis holds as many cells as come nearest
     cells:tuple|None=None  # cells along a, b, c; overrides size
     envelope:str='box'     # 'box' (sharp faces) or 'gaussian' (no fringes)
     def __post_init__(self):

@@ -261,11 +261,14 @@ def cell_system(
 def axis_settings(
     number:int,      # space group, 1..230
     axes:str='free', # 'fixed' leaves only the axes of the Tables
+    cell=None,       # six numbers; its unique axis may then be any that the shape allows
 )->list:             # of matrices (3, 3)
     "Matrices (3, 3) of whole numbers: indices in the given axes, times one of these, are indices in the axes of the Tables"
-    one = np.eye(3, dtype=int)
+    one = np.eye(3, dtype=int); system = crystal_system(number)
     if axes == 'fixed': return [one]
-    system = crystal_system(number)
+    if cell is not None and system in ('monoclinic', 'tetragonal'):
+        turned = [order for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]) if _fits(np.reshape(cell, (2, 3))[:, order].ravel(), number)]
+        return [one[:, order] @ setting for order in turned for setting in axis_settings(number)]
     if system == 'orthorhombic': return [one[:, order] for order in permutations(range(3))]
     if system == 'cubic': return [one, one[:, [1, 0, 2]]]
     if system == 'trigonal': return [one, np.diag([-1, -1, 1])]
@@ -355,12 +358,12 @@ class ExtinctionCheck:
         return tuple(i for i, found in enumerate(self.hkl) if not found)
 
 # %% ../nbs/50_extinction.ipynb #ec2b345c
-def _judge(number, axes, observed, lattice):
+def _judge(number, axes, cell, observed, lattice):
     "Observations that speak against a group, a reflection on each line that it allows unseen, and the setting where both are fewest"
     candidates, owner, seen_line = observed
     hkl, line = lattice
     verdicts = []
-    for setting in axis_settings(number, axes):
+    for setting in axis_settings(number, axes, cell):
         absent = is_absent(number, candidates @ setting)
         against = np.setdiff1d(owner, owner[~absent])
         unseen = ~is_absent(number, hkl @ setting) & ~np.isin(line, seen_line[~absent])
@@ -421,15 +424,17 @@ def check_reflections(
     wavelength=None,      # angstrom; needed with two_theta
     tolerance=None,       # of two_theta in degrees (0.1 if None), of d_spacing as a fraction (0.002 if None)
     system=None,          # groups to consider, as in `system_groups`; None: the highest system of the cell
-    axes:str='free'       # 'free' to try every setting of the lattice, 'fixed' if the axes are those of the Tables
+    axes:str='free',      # 'free' to try every setting of the lattice, 'fixed' if the axes are those of the Tables
+    d_max=None            # largest spacing that was measured, angstrom: lines beyond it are not missed
 )->ExtinctionCheck:
     "Which space groups the observed reflections allow, and what speaks against each of the others"
     if sum(x is not None for x in (hkl, d_spacing, two_theta)) != 1:
         raise ExtinctionError('give exactly one of hkl, d_spacing and two_theta')
     check_axes(axes); unit = unit_cell(cell, system); groups, name = _possible(unit, system)
     d, candidates, owner, found = _observe(unit, hkl, d_spacing, two_theta, wavelength, tolerance)
+    if d_max is not None: found = found[unit.calculate_d_array(np.ascontiguousarray(found)) <= d_max]
     line, seen_line = _number_lines(unit, found, candidates)
-    verdicts = {n: _judge(c[0], axes, (candidates, owner, seen_line), (found, line)) for c in extinction_classes(groups)
+    verdicts = {n: _judge(c[0], axes, unit.parameters, (candidates, owner, seen_line), (found, line)) for c in extinction_classes(groups)
                 for n in c}
     against, silent, setting = (MappingProxyType({n: verdicts[n][i] for n in groups}) for i in range(3))
     explained = tuple(_as_tuples(candidates[owner == i]) for i in range(len(d)))

@@ -176,11 +176,14 @@ def check_cell(
 )->ExtinctionCheck: # of every group whose lattice the cell fits
     "What the space groups make of the clear lines of a pattern, given the cell"
     cell_system(cell); place, width = observed_lines(pattern)
+    # further out a wavelength that is the mean of two moves lines by more than the tolerance
+    place = place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength]
     if not len(place):
         raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure '
                           'longer, or leave out the cell')
     return check_reflections(cell, two_theta=place, wavelength=pattern.wavelength,
-                             tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all')
+                             tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all',
+                             d_max=float(pattern.d_spacing[0]))
 
 # %% ../nbs/59_identify_powder.ipynb #8decfd0c
 def allowed_lines(
@@ -189,7 +192,7 @@ def allowed_lines(
     pattern:PowderPattern, # for range and wavelength
 )->np.ndarray: # (n,) two_theta in degrees, ascending
     "Where a group allows lines in the range of a pattern"
-    setting = next(s for s in axis_settings(space_group, check.axes) if axes_text(s) == check.setting[space_group])
+    setting = next(s for s in axis_settings(space_group, check.axes, check.cell) if axes_text(s) == check.setting[space_group])
     hkl, d = lattice_reflections(unit_cell(check.cell), float(pattern.d_spacing[-1]))
     d = d[~is_absent(space_group, hkl @ setting) & (d <= pattern.d_spacing[0])]
     return np.unique(np.round(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1))), 5))

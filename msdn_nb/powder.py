@@ -261,6 +261,7 @@ class Reflections:
     member_line: np.ndarray       # the line that each belongs to, shape (m,), int64
     member_f_squared: np.ndarray  # |F|**2 of each, shape (m,), float64
     name: str = ''                # of the crystal
+    q_max: float = math.inf       # as far as the list reaches, 1/angstrom
     def __len__(self): return len(self.q)
     def __repr__(self):
         return (f'Reflections({self.name!r}, {len(self)} lines of {2*len(self.members)} reflections, {self.radiation}, '
@@ -347,7 +348,7 @@ def reflections(
     hkl, f2, line, start = _all_factors(crystal, limit, radiation)
     kept, index, count, mean, member, owner = _gather(hkl, line, f2, len(start), 1e-6, least)
     return Reflections(index, count, mean, np.sqrt(start[kept]), crystal.lattice, radiation, hkl[member], owner,
-                       f2[member], crystal.name)
+                       f2[member], crystal.name, limit)
 
 # %% ../nbs/51_powder.ipynb #b2e04cf9
 def gemmi_difference(
@@ -637,6 +638,9 @@ def powder_pattern(
                 else instrument.wavelength)
     lines = (crystal if isinstance(crystal, Reflections)
              else reflections(crystal, 2*math.sin(math.radians(last/2))/shortest, radiation=instrument.radiation))
+    if lines.q_max*(1 + 1e-6) < (wanted := 2*math.sin(math.radians(instrument.two_theta[1]/2))/shortest):
+        raise PowderError(f'{lines.name or "crystal"}: these reflections end at d = {1/lines.q_max:.4g} angstrom, and the '
+                          f'instrument sees to {1/wanted:.4g}; make them with d_min={math.floor(1e4/wanted)/1e4:g}')
     y, angles, rng = _profile(lines, instrument), instrument.angles, np.random.default_rng(instrument.seed)
     if not y.max() > 0:
         raise PowderError(f'{lines.name or "crystal"}: no line between two_theta {instrument.two_theta[0]:g} and '
@@ -731,12 +735,18 @@ def _clipped(y, measured):
         clip_peaks(y, first, last, CLIP_WINDOW, CLIP_SMOOTH, np.zeros(len(y)), base)
     return base
 
+def _missing(pattern):
+    "Which points of the axis lie where a pattern has a gap: a step of a degree or more, far wider than the others"
+    step = np.diff(pattern.two_theta); wide = step > max(1, 20*np.median(step))
+    at = 2*np.degrees(np.arcsin(np.minimum(AXIS*pattern.wavelength/2, 1)))
+    return wide[np.clip(np.searchsorted(pattern.two_theta, at) - 1, 0, len(step) - 1)]
+
 def to_axis(
     pattern:PowderPattern,   # simulated or measured
     background:bool=True     # whether to take the background out
 )->np.ndarray: # (3, 3072) float32: signed root, highest 1; 1 + log10(y)/5 above the noise; 1 where measured
     "What the network reads"
-    y, measured = _bin_means(pattern)
+    y, measured = _bin_means(pattern); measured = measured & ~_missing(pattern); y = np.where(measured, y, 0.)
     if background: y = np.where(measured, y - _clipped(y, measured), 0.)
     top = y.max()
     if top > 0: y = y/top

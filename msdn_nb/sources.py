@@ -453,8 +453,10 @@ _ENDINGS = '.cif', '.mcif', '.vasp', '.poscar', '.json', '.xyz', '.extxyz', '.re
 
 def _structure_files(folder, pattern):
     "Paths below a folder that match, sorted"
-    found = sorted(p for p in folder.glob(pattern or '**/*') if p.is_file()
-                   and not any(q.startswith('.') for q in p.relative_to(folder).parts))
+    try: found = sorted(p for p in folder.glob(pattern or '**/*') if p.is_file()
+                        and not any(q.startswith('.') for q in p.relative_to(folder).parts))
+    except (NotImplementedError, ValueError) as e:
+        raise TableError(f'{pattern}: {e}; give a pattern that begins within the folder, such as "**/*.cif"') from e
     return [p for p in found if pattern or p.suffix.lower() in _ENDINGS
             or p.name.upper().startswith(('POSCAR', 'CONTCAR'))]
 
