@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES', 'ABLATION_SIZES', 'FOLDNET',
-           'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'paper_lines',
-           'study_recipe', 'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows',
-           'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm', 'plain_network', 'settle_norm',
-           'like_paper_network', 'varied_network', 'normalised_network', 'classes', 'difference', 'gains_by_system',
-           'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
-           'curve_rows', 'learning_curve']
+           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES',
+           'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study',
+           'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers',
+           'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm', 'plain_network',
+           'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes', 'difference',
+           'gains_by_system', 'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes',
+           'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
@@ -31,6 +31,7 @@ from .models import MSDN
 from .training import (ARCHITECTURES, Disturbance, Recipe, Trained, build_model, cache_patterns, load_weights,
                               network_input, open_cache, save_weights, take_weights, team, train)
 from .substitution import Variation, likely_substitutes
+from .robustness import Vacancies
 from .evaluation import Evaluation, evaluate_images, rate
 from .experiments import experiment, mean_std, plain
 
@@ -297,18 +298,22 @@ def _rotation(run, study, size, seed):
     return dict(folds=10, turns=turns)
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #839c27fd
+OTHER_CRYSTALS = dict(varied=Variation, vacancies=Vacancies) # of a seed
+
 def study_versions(
-    run,         # `Run`
+    run,              # `Run`
     study:Study,
-    n:int        # how many
-)->list:         # folders
-    "Patterns of the crystals that a study learns from, varied `n` times"
-    recipe, found = replace(study_recipe(study, 'MSDN'), name=f'study {study.key}, varied'), []
+    n:int,            # how many
+    kind:str='varied' # a key of `OTHER_CRYSTALS`
+)->list:              # folders
+    "Patterns of the crystals that a study learns from, changed `n` times"
+    recipe, found = replace(study_recipe(study, 'MSDN'), name=f'study {study.key}, {kind}'), []
     likely_substitutes() # once, before processes divide
     for k in range(1, n + 1):
-        folder = study.folder.parent/f'patterns-{study.key}-varied-{k}'
+        folder = study.folder.parent/f'patterns-{study.key}-{kind}-{k}'
         if not folder.exists(): run.say(f'version {k} of {len(study.learn):,} crystals')
-        found.append(cache_patterns(study.table, study.learn, recipe, folder, run.workers, varied=Variation(seed=k)))
+        found.append(cache_patterns(study.table, study.learn, recipe, folder, run.workers,
+                                    varied=OTHER_CRYSTALS[kind](seed=k)))
     return found
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #13dfea20
@@ -389,14 +394,16 @@ CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
               fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49],
-              normalised={'72': dict(stages=[dict(epochs=100, times=1)], versions=10),
+              normalised={'72': dict(stages=[dict(epochs=100, times=1), dict(epochs=50, times=1, kind='vacancies', versions=5)],
+                                     versions=10),
                           '8': dict(stages=[dict(epochs=30, times=1)], versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
-                 normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2)], versions=2)}),
+                 normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
+                                                dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
-               normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2)], versions=1),
+               normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2, kind='vacancies')], versions=1),
                            '8': dict(stages=[dict(epochs=1, times=2)], versions=1)}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
@@ -437,13 +444,13 @@ def normalised_network(
     "The network of the paper on entries like the paper's, normalised while it learns"
     how, most, log = size.normalised[str(groups)], int(next(iter(size.normalised))), []
     trained = None if groups == most else normalised_network(run, size, most, False)[0]
-    for stage in how['stages'][:stages]:
+    for k, stage in enumerate(how['stages'][:stages]):
         make = partial(make_study, run, crystals=size.like_crystals, pixels=stage['times']*size.pixels, seed=run.seed,
                        like_paper=True)
-        study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*(.5 if log else 1)
+        study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*.5**k
+        versions = study_versions(run, make(most), stage.get('versions', how.get('versions')), stage.get('kind', 'varied'))
         trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained, lr=lr,
-                          shaped=paper_lines(study.pixels, stage['times']),
-                          versions=study_versions(run, make(most), how['versions']), **NORMALISED)
+                          shaped=paper_lines(study.pixels, stage['times']), versions=versions, **NORMALISED)
         log += trained.card['log']
     trained.card['log'] = log
     return plain_network(settle_norm(trained, study, seed=run.seed)) if plain else trained, study

@@ -4,25 +4,22 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'VIEWS', 'PUBLISHED_VACANCIES', 'LIKE', 'VARIED_LIKE', 'NORMALISED_LIKE', 'TAUGHT_LIKE', 'SIZES', 'MORE',
-           'VACANCY_SIZES', 'EFFECTS', 'NOISE_SIZES', 'damaged', 'vacancy_answers', 'tally', 'retained', 'taught',
-           'taught_network', 'paper_networks', 'like_networks', 'vacancies', 'troubled', 'trouble_answers', 'noise']
+           'VACANCY_SIZES', 'EFFECTS', 'NOISE_SIZES', 'damaged', 'vacancy_answers', 'tally', 'retained',
+           'paper_networks', 'like_networks', 'vacancies', 'troubled', 'trouble_answers', 'noise']
 
 # %% ../nbs/48_paper_a_robustness.ipynb #f649d63c
 import re
-from dataclasses import replace
 from functools import partial
 import numpy as np, torch
 from .crystal import CrystalError, standard_cell
 from .sources import some_rows
 from .symmetry import class_set
 from .diffraction import simulate
-from .training import cache_patterns, load_weights, predict, split_of, spread
+from .training import load_weights, predict, split_of, spread
 from .evaluation import rate
-from .robustness import (Vacancies, add_background, add_shot_noise, beam_stop, detector_gaps, recorded,
-                                vacancy_patterns)
+from .robustness import add_background, add_shot_noise, beam_stop, detector_gaps, recorded, vacancy_patterns
 from .experiments import experiment, mean_std
-from .paper_a_accuracy import (LIKE_SIZES, NORMALISED, learned, like_paper_network, make_study,
-                                      normalised_network, plain_network, settle_norm, study_recipe, study_rows,
+from .paper_a_accuracy import (LIKE_SIZES, like_paper_network, make_study, normalised_network, study_rows,
                                       varied_network)
 from .paper_a_baselines import BASELINE_SIZES, choose_rate, rate_loss, study_network
 
@@ -91,27 +88,6 @@ def retained(
     return {f'{share:.0%}': one(k) if tallies[0]['right']
             else dict(value=None, std=None, n=len(tallies), std_crystals=None) for k, share in enumerate(shares)}
 
-# %% ../nbs/48_paper_a_robustness.ipynb #8316ffa8
-def taught(
-    run,           # `Run`
-    study,         # `Study`
-    start,         # `Trained` on it, with normalisation
-    epochs:int=4,
-    versions:int=1 # of the vacancies of every crystal
-):                 # `Trained`, without normalisation
-    "A network after more epochs with crystals that lack up to a fifth of their atoms"
-    recipe = replace(study_recipe(study, 'MSDN'), name=f'study {study.key}, vacancies'); place = study.folder.parent
-    folders = [cache_patterns(study.table, study.learn, recipe, place/f'patterns-{study.key}-vacancies-{k}',
-                              run.workers, varied=Vacancies(SHARES[-1], k)) for k in range(1, versions + 1)]
-    trained = learned(run, study, 'MSDN-variant', run.seed, epochs, start=start, lr=recipe.lr/4,
-                      shaped=start.recipe.shaping, versions=folders, **NORMALISED)
-    return plain_network(settle_norm(trained, study, seed=run.seed))
-
-def taught_network(run, size):
-    "The network of `classes` that was normalised while it learned, taught vacancies"
-    first, study = normalised_network(run, size, size.like_groups, plain=False)
-    return taught(run, study, first, **size.taught)
-
 # %% ../nbs/48_paper_a_robustness.ipynb #83a729f5
 PUBLISHED_VACANCIES = dict(MSDN={'20%': 96.}, others={'20%': (80., 84.)}) # retained accuracy, per cent
 LIKE = "MSDN, entries like the paper's" # in the result
@@ -140,17 +116,18 @@ def _tallied(networks, table, rows, views, seed, workers):
 
 # %% ../nbs/48_paper_a_robustness.ipynb #22925c5f
 VACANCY_SIZES = {form: dict(SIZES[form], **MORE[form]) | more for form, more in dict(
-    full=dict(LIKE_SIZES['full'], more_networks=[], tests=None, more_tests=None, draws=3, like_tests=None,
-              taught=dict(epochs=50, versions=5)),
+    full=dict(LIKE_SIZES['full'], more_networks=[], tests=None, more_tests=None, draws=3, like_tests=None),
     reduced=dict(LIKE_SIZES['reduced'], more_networks=['MSDN', 'MSVGG', 'Ziletti'], tests=8800, more_tests=16_000,
-                 draws=2, like_tests=12_000, taught=dict(epochs=4, versions=1)),
+                 draws=2, like_tests=12_000),
     quick=dict(more_networks=['MSDN'], tests=16, more_tests=16, draws=1, like_tests=0)).items()}
 
 def like_networks(run, size):
     "The networks on entries like the paper's, and their `Study`"
     first, study = like_paper_network(run, size, size.like_groups)
+    whole = sum(s.get('kind') != 'vacancies' for s in size.normalised[str(size.like_groups)]['stages'])
     return {LIKE: first, VARIED_LIKE: varied_network(run, size, size.like_groups)[0],
-            NORMALISED_LIKE: normalised_network(run, size, size.like_groups)[0]}, study
+            NORMALISED_LIKE: normalised_network(run, size, size.like_groups, stages=whole)[0],
+            TAUGHT_LIKE: normalised_network(run, size, size.like_groups)[0]}, study
 
 # %% ../nbs/48_paper_a_robustness.ipynb #f2718343
 def _asked_networks(run, size):
@@ -166,7 +143,7 @@ def _asked_networks(run, size):
         groups['paper-more'] = (paper_networks(run, study, size.more_networks, size, larger),
                                 some_rows(every_test, size.more_tests), ['recorded'])
     if size.like_tests != 0:
-        networks, like = like_networks(run, size); networks[TAUGHT_LIKE] = taught_network(run, size)
+        networks, like = like_networks(run, size)
         edge = lambda t: t.recipe.setup.detector.pixels
         for pixels in dict.fromkeys(map(edge, networks.values())):
             groups[f'paper-like-{pixels}'] = ({n: t for n, t in networks.items() if edge(t) == pixels},
