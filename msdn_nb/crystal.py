@@ -374,7 +374,8 @@ _CELL = [f'_cell_{what}' for what in ('length_a', 'length_b', 'length_c', 'angle
 def _typed(kind):
     "The element of a type symbol that is spelt as it should be, such as Ca or Ti4+; else 0"
     found = re.match('[A-Z][a-z](?![a-z])', kind)
-    return gemmi.Element(found[0]).atomic_number if found else 0
+    z = gemmi.Element(found[0]).atomic_number if found else 0
+    return z if z < 100 else 0 # Nh and its like stand for groups of atoms in real files
 
 def _atom_list(tags):
     "Atomic numbers, fractional coordinates and occupancies of the listed atoms"
