@@ -603,9 +603,9 @@ def training_parts(
     seed:int=0,  # of the split
     rows=None,   # (training rows, validation rows) instead of the split
 )->list: # ascending training rows, ascending validation rows
-    "Rows to learn from and rows to watch; a table that leaves any part without a crystal is refused."
+    "Rows to learn from and rows to watch; a part without a crystal is refused, but rows that are given may name none to watch."
     parts = [np.sort(r) for r in rows or split_rows(table,recipe,seed)]
-    if all(map(len,parts)): return parts[:2]
+    if all(map(len,parts[:1] if rows else parts)): return parts[:2]
     raise ValueError(f'{recipe.name}: {", ".join(str(len(r)) for r in parts)} crystals to learn from, to watch and to test '
                      'are too few; give a larger table')
 
