@@ -15,7 +15,7 @@ __all__ = ['app', 'Json', 'Seed', 'Workers', 'Structures', 'Table', 'FIGURES', '
            'reproduce', 'classes', 'ceiling', 'check']
 
 # %% ../nbs/61_cli.ipynb #4e4edcf3
-import contextlib, json, os, re, sys
+import contextlib, inspect, json, os, re, sys
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -431,11 +431,9 @@ def _refuse(others, flag):
         if value not in (None, [], False):
             raise typer.BadParameter(f'goes only {flag}', param_hint='--' + name.replace('_', '-'))
 
-_SHAPING = dict(setup='default', grey='log', threshold=50, factor=1.7, mode='paper', centre=0.)
-
 def _changed(**given):
-    "Options of zone-axis patterns that are not at their defaults"
-    return {k: v for k, v in given.items() if v != _SHAPING[k]}
+    "Options of `simulate` that are not at their defaults"
+    usual = inspect.signature(simulate).parameters; return {k: v for k, v in given.items() if v != usual[k].default}
 
 def _plain_wavelength(text):
     "Angstrom of a zone-axis simulation, or None"

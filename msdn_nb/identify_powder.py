@@ -124,7 +124,7 @@ def observed_lines(
     least:float=.01, # height, as a share of the highest line
     clear:float=6.,  # height, in standard deviations of the noise
 )->tuple: # two_theta (n,) degrees, ascending; width of a line, degrees
-    "Where the lines stand that nobody would dispute"
+    "Where the lines on the network's axis stand that nobody would dispute"
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import find_peaks
     x, raw = pattern.two_theta, pattern.intensity
@@ -135,7 +135,9 @@ def observed_lines(
                            prominence=.5*np.maximum(least*y.max(), clear*noise), distance=max(1, round(points/2)))
     left, middle, right = y[at - 1], y[at], y[at + 1]; curve = left - 2*middle + right
     place = x[at] + np.where(curve < 0, .5*(left - right)/np.where(curve < 0, curve, 1), 0)*step
-    return place[_drop_alpha2(place, middle, pattern.wavelength, max(.04, .3*width))], width
+    place = place[_drop_alpha2(place, middle, pattern.wavelength, max(.04, .3*width))]
+    # the network sees nothing further out, where a wavelength that is the mean of two moves lines by more than their width
+    return place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength], width
 
 # %% ../nbs/59_identify_powder.ipynb #167b1325
 FOREIGN = .05, .15 # share of the height of clear lines that belong elsewhere: to be told of, and to be doubted for
@@ -146,7 +148,6 @@ def foreign_lines(
 )->tuple: # two_theta of clear lines that the lattice of the cell does not explain; number of clear lines; share of their height
     "Lines of a pattern that belong to another lattice"
     place, width = observed_lines(pattern)
-    place = place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength] # the network sees nothing further
     if not len(place): return place, 0, 0.
     d = lattice_reflections(unit_cell(cell), max(.99*float(pattern.d_spacing[-1]), .98/Q_MAX))[1]
     lines = np.sort(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1)))); k = np.searchsorted(lines, place)
@@ -176,8 +177,6 @@ def check_cell(
 )->ExtinctionCheck: # of every group whose lattice the cell fits
     "What the space groups make of the clear lines of a pattern, given the cell"
     cell_system(cell); place, width = observed_lines(pattern)
-    # further out a wavelength that is the mean of two moves lines by more than the tolerance
-    place = place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength]
     if not len(place):
         raise PowderError(f'{pattern.name or "pattern"}: no line clear enough to hold the cell against; measure '
                           'longer, or leave out the cell')

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from scipy.ndimage import median_filter
-from .powder import AXIS, PowderError, PowderPattern
+from .powder import AXIS, PowderError, PowderPattern, wide_steps
 
 # %% ../nbs/54_measured.ipynb #8d487907
 K_ALPHA = {'Cr': (2.289726, 2.293651), 'Mn': (2.101854, 2.105822), 'Fe': (1.936041, 1.939973),
@@ -869,9 +869,8 @@ def check_powder(
     if degrees*1.54/pattern.wavelength > 2.5:
         found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group '
                      'can be read from it')
-    gap = np.diff(x).max()
-    if gap > max(1, 20*np.median(np.diff(x))):
-        found.append(f'{gap:.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost '
+    if wide_steps(x).any():
+        found.append(f'{np.diff(x).max():.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost '
                      'there')
     return tuple(found)
 

@@ -308,7 +308,7 @@ def study_versions(
 )->list:              # folders
     "Patterns of the crystals that a study learns from, changed `n` times"
     recipe, found = replace(study_recipe(study, 'MSDN'), name=f'study {study.key}, {kind}'), []
-    likely_substitutes() # once, before processes divide
+    if kind == 'varied': likely_substitutes() # once, before processes divide
     for k in range(1, n + 1):
         folder = study.folder.parent/f'patterns-{study.key}-{kind}-{k}'
         if not folder.exists(): run.say(f'version {k} of {len(study.learn):,} crystals')

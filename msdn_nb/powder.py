@@ -6,8 +6,8 @@
 __all__ = ['fast_compiled', 'RADIATIONS', 'Q_MIN', 'Q_MAX', 'CU_KA1', 'CU_KA2', 'AXIS_POINTS', 'AXIS_OFFSET', 'AXIS_START',
            'AXIS_STEP', 'AXIS', 'CLIP_WINDOW', 'CLIP_SMOOTH', 'PowderError', 'PowderPattern', 'atomic_factors',
            'Reflections', 'reflections', 'gemmi_difference', 'line_list', 'Instrument', 'march_dollase', 'powder_lines',
-           'line_agreement', 'pymatgen_agreement', 'powder_pattern', 'axis_place', 'axis_q', 'clip_peaks', 'to_axis',
-           'estimate_background', 'measure_powder', 'measure_powder_speed']
+           'line_agreement', 'pymatgen_agreement', 'powder_pattern', 'axis_place', 'axis_q', 'clip_peaks', 'wide_steps',
+           'to_axis', 'estimate_background', 'measure_powder', 'measure_powder_speed']
 
 # %% ../nbs/51_powder.ipynb #c70da106
 import gemmi, math, numpy as np, time
@@ -735,11 +735,16 @@ def _clipped(y, measured):
         clip_peaks(y, first, last, CLIP_WINDOW, CLIP_SMOOTH, np.zeros(len(y)), base)
     return base
 
+def wide_steps(
+    two_theta # (n,) ascending, degrees
+)->np.ndarray: # (n - 1,) truth values
+    "Which steps of a scan are gaps: wider than a degree, and than twenty usual steps"
+    step = np.diff(two_theta); return step > max(1, 20*np.median(step))
+
 def _missing(pattern):
-    "Which points of the axis lie where a pattern has a gap: a step of a degree or more, far wider than the others"
-    step = np.diff(pattern.two_theta); wide = step > max(1, 20*np.median(step))
-    at = 2*np.degrees(np.arcsin(np.minimum(AXIS*pattern.wavelength/2, 1)))
-    return wide[np.clip(np.searchsorted(pattern.two_theta, at) - 1, 0, len(step) - 1)]
+    "Which points of the axis lie in a gap of a pattern"
+    wide, at = wide_steps(pattern.two_theta), 2*np.degrees(np.arcsin(np.minimum(AXIS*pattern.wavelength/2, 1)))
+    return wide[np.clip(np.searchsorted(pattern.two_theta, at) - 1, 0, len(wide) - 1)]
 
 def to_axis(
     pattern:PowderPattern,   # simulated or measured
