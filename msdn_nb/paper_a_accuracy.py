@@ -579,12 +579,13 @@ ABLATION_SIZES = dict(
     full=dict(**FULL, groups=72, repeats=3,
               changes=dict(thresholds=[30, 40, 60, 70, 80, 90, 100], factors=[1.3, 1.4, 1.5, 1.6, 1.8, 1.9],
                            pixels=[64, 128], crystallites=[20., 30., 60., 80.], fields=[.6, .8, 1.5])),
-    reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=1,
-                 changes=dict(thresholds=[100], factors=[1.3], pixels=[48], crystallites=[80.], fields=[.6])),
+    reduced=dict(crystals=2400, pixels=64, epochs=4, groups=8, repeats=2,
+                 changes=dict(thresholds=[30, 100], factors=[1.3, 1.9], pixels=[48], crystallites=[20., 80.],
+                              fields=[.6, 1.5])),
     quick=dict(QUICK, crystals=100,
                changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
 
-@experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=11)
+@experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=45)
 def ablation(run):
     "Every change on the same crystals"
     size = run.size(**ABLATION_SIZES); seeds, found = run.seeds(size.repeats), {}
