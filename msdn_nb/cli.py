@@ -674,7 +674,8 @@ def _with_measured(task):
                          f'--measured FILE.parquet, or train {recipe.base}')
     _alone(recipe.name); same_split(load_powder(recipe.base).card, task.table, task.seed, recipe.name)
     learn = train_measured(recipe, task.table, file, task.run, workers=task.workers, seed=task.seed)
-    return learn.model, dict(started_from=_begun(recipe.base), measured=dict(file=file.name, data_hash=data_hash(file)))
+    return learn.model, dict(started_from=_begun(recipe.base), **learn.card,
+                             measured=dict(file=file.name, data_hash=data_hash(file)))
 
 def _train_powder(task):
     "Path of the weights, and scores"

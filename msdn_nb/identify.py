@@ -395,13 +395,17 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
 # %% ../nbs/60_identify.ipynb #34a65a6a
 def _reasons(candidates, probabilities, trained, unseen, against, exact=False, check=None):
     "Why the model does not know; empty where it does"
-    know, first = trained.card.get('know', {}), candidates[0]
-    right = (know.get('right') or (None, None))[0 if exact else 1] or know.get('wanted', 0)
-    if trained.knows(probabilities[None])[0]: return [*unseen, *against]
+    know, first = trained.known(exact), candidates[0]
+    if trained.knows(probabilities[None], exact)[0]: return [*unseen, *against]
+    if trained.card.get('know_measured') and not exact:
+        right, of = know.get('right'), 'measured minerals that it had not learned from'
+    else:
+        right = (know.get('right') or (None, None))[0 if exact else 1]
+        of = 'computed patterns without noise' if exact else 'computed patterns of such instruments'
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
     weak = (f"the first candidate has {100*first.probability:.0f} %, and the model stands by its answers from "
-            f"{100*know['threshold']:.0f} % on, of which {100*right:.0f} of 100 are right for patterns "
-            f"{'without noise' if exact else 'of such instruments'}")
+            f"{100*know['threshold']:.0f} % on, of which {100*(right or know.get('wanted', 0)):.0f} of 100 were right "
+            f"for {of}")
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     if check is None:

@@ -546,29 +546,29 @@ def _fold_answers(lines, trained, simulated, arrays, groups, repeats, fold, f, s
             needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
-    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, law_made, measured_scores, near_repeats, open_lines,
-                                      powder_probabilities, repeat_folds)
+    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, calibrate_measured, law_made, measured_scores,
+                                      near_repeats, open_lines, powder_probabilities, repeat_folds)
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300),
                     reduced=dict(crystals=6000, laws=600, steps=100),
                     quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
-    trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns)
-    arrays, groups, called = known['arrays'], known['groups'], POWDER_MODELS['powder-230-measured'].called_noisy
+    trained = _powder_230(); arrays, groups = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns).values()
+    called = POWDER_MODELS['powder-230-measured'].called_noisy
     asked = dict(before=trained, alone=trained.alone(), calling=trained.calling(called))
     answer = lambda trained, arrays: dict(probabilities=powder_probabilities(trained, arrays)[0])
     scores = {name: measured_scores(run.arrays(name, answer, t, arrays)['probabilities'], groups)
               for name, t in asked.items()}
     rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed)
     lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
-                                   trained.recipe.symprec))
-    lines = lines + law_made(lines, size.laws, run.seed)
+                                   trained.recipe.symprec)); lines += law_made(lines, size.laws, run.seed)
     repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
         job = partial(_fold_answers, lines), asked['calling'], (rows, size.laws), arrays, groups, repeats, fold, f
         after[fold == f] = run.arrays(f'fold-{f}', *job, size.steps, run.folder/f'fold-{f}',
                                       run.seed + f)['probabilities']
-    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1),
+    know = calibrate_measured(after, groups, fold, trained.known(False)['temperature'])
+    return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), know_measured=know,
                 space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
                 **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
@@ -577,11 +577,12 @@ def _answer_to(path, wavelength, trained, best=5):
     "The first answers of a shipped model to one measured file"
     from msdn_nb.measured import check_powder, read_powder
     from msdn_nb.powder import to_axis
+    from msdn_nb.matching import is_exact
     from msdn_nb.powder_model import powder_probabilities
     pattern = read_powder(path, wavelength); x = to_axis(pattern)
     p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
     return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]],
-                ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]),
+                ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p, is_exact(x))[0]),
                 notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
 
 # %% ../nbs/58_paper_b.ipynb #046b9338

@@ -12,7 +12,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'BYTES', 'line_arrays
            'relatives', 'explaining_lattices', 'extinction_members', 'extinction_class', 'confidence_threshold',
            'evaluate_powder', 'calibrate_powder', 'powder_summary', 'finish_powder', 'answered_rates',
            'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches', 'learn_measured',
-           'read_collection', 'train_measured', 'measured_scores', 'cross_validate_measured']
+           'read_collection', 'measured_scores', 'calibrate_measured', 'cross_validate_measured', 'train_measured']
 
 # %% ../nbs/57_powder_model.ipynb #99645e7c
 import copy, json, math, os, sys, time
@@ -32,7 +32,7 @@ from .training import (WEIGHTS, CacheError, autocast_callback, average_callback,
                               first_alone, fit_temperature, learner_parts, part_of, probabilities, progress, quiet, resume,
                               read_weights, round_to_bytes, same_training, shipped_weights, split_of, split_rows, spread, take_weights,
                               team, training_facts, training_parts, weights_path, write_weights)
-from .evaluation import Evaluation, pooled, rate
+from .evaluation import Evaluation, expected_calibration_error, pooled, rate
 from .extinction import crystal_family, extinction_classes
 from .powder import (AXIS, AXIS_OFFSET, AXIS_POINTS, AXIS_START, AXIS_STEP, CLIP_SMOOTH, CLIP_WINDOW, CU_KA1,
                             CU_KA2, Q_MAX, Q_MIN, PowderError, PowderPattern, axis_place, clip_peaks, fast_compiled,
@@ -880,6 +880,10 @@ class TrainedPowder:
     def temperature(self): return self.card.get('temperature',1.)
     @property
     def classes(self): return np.arange(1,231)
+    def known(self, exact=True): # dict: temperature, and threshold with what it is worth
+        "What the card says of answers to patterns without noise, or to all others"
+        return ((None if exact else self.card.get('know_measured'))
+                or dict(self.card.get('know',{}),temperature=self.temperature))
 
 def save_powder(
     model,                     # trained `PowderNet`
@@ -953,8 +957,13 @@ def powder_probabilities(
     if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS):
         raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as '
                           'msdn_nb.powder.to_axis makes them')
-    if not len(arrays): return (np.zeros((0,230),np.float32),)*2
-    return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
+    out, exact = np.zeros((2,len(arrays),230),np.float32), np.array([is_exact(a) for a in arrays.numpy()],bool)
+    # one temperature for both kinds, or one for each
+    kinds = [exact,~exact] if 'know_measured' in trained.card else [np.ones(len(arrays),bool)]
+    for here in (np.flatnonzero(k) for k in kinds if k.any()):
+        out[:,here] = probabilities(trained.model,arrays[here].split(batch),mc=mc,seed=seed,
+                                    temperature=trained.known(exact[here[0]])['temperature'])
+    return tuple(out)
 
 # %% ../nbs/57_powder_model.ipynb #ea5e77e9
 def relatives(
@@ -1026,11 +1035,14 @@ def confidence_threshold(
 # %% ../nbs/57_powder_model.ipynb #8d66dfd8
 @patch
 def knows(self:TrainedPowder,
-    probabilities # (n, 230)
+    probabilities, # (n, 230)
+    exact=True,    # patterns without noise? one truth value, or one for each
 )->np.ndarray: # (n,) bool
     "Which first answers pass the card's threshold."
-    return np.asarray(probabilities).max(1)>=self.card.get('know',{}).get('threshold',0.)
+    least = np.where(exact,*(self.known(kind).get('threshold',0.) for kind in (True,False)))
+    return np.asarray(probabilities).max(1)>=least
 
+# %% ../nbs/57_powder_model.ipynb #d674387d
 @patch
 def range_warnings(self:TrainedPowder,
     array # (3, 3072) on the network's axis
@@ -1115,14 +1127,13 @@ def powder_summary(
 
 # %% ../nbs/57_powder_model.ipynb #f843832a
 def finish_powder(
-    model,                     # a trained `PowderNet`
-    recipe:PowderModelRecipe,
+    model, recipe:PowderModelRecipe, # a trained `PowderNet`
     table,                     # the table it was trained on
     out,                       # folder for the weights
     results=None,              # JSON file for the full record
-    seed:int=0,                # of the split
-    workers:int=2,
+    seed:int=0, workers:int=2, # of the split; processes
     limit:int|None=None,       # at most so many rows of the validation and of the test part
+    know_measured=None,        # of `calibrate_measured`, for patterns with noise
     **card,                    # more facts for the card
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
@@ -1130,10 +1141,11 @@ def finish_powder(
     train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name))
     valid, test = (some_rows(r,limit,seed) for r in (valid,test))
     jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256)))
-    known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
+    known = (calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
+             |(dict(know_measured=know_measured) if know_measured else {}))
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
     scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
-    answered = answered_rates(trained,scored,rough); known['know']['right'] = _right(answered)
+    known['know']['right'] = _right(answered := answered_rates(trained,scored,rough))
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
@@ -1152,8 +1164,8 @@ def answered_rates(
 )->list: # a dict each
     "Share of patterns that are answered, and the share of right ones among them."
     found = []
-    for s in scored:
-        sure = trained.knows(s.probabilities)
+    for exact,s in zip((True,False),scored):
+        sure = trained.knows(s.probabilities,exact)
         found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
     return found
 
@@ -1303,22 +1315,6 @@ def read_collection(
     return (np.stack([to_axis(PowderPattern(start+step*np.arange(len(y)),y,wavelength)) for y in rows]),
             np.array(table['space_group'][:n],int))
 
-def train_measured(
-    recipe:PowderModelRecipe, # with a `base`
-    table,                    # `CrystalTable` on which the base was trained
-    collection,               # Parquet file, as for `read_collection`
-    folder,                   # lines and log go here
-    steps:int=100,            # batches
-    crystals:int=6000,        # training crystals among which the measured patterns are mixed
-    workers:int=2, seed:int=0,
-)->TrainedPowder:
-    "Teach a network measured patterns."
-    base = load_powder(recipe.base).calling(recipe.called_noisy)
-    rows = some_rows(split_of(base,table)[0],crystals,seed)
-    lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
-    lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
-    return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe)
-
 # %% ../nbs/57_powder_model.ipynb #755f2bf9
 def measured_scores(
     probabilities, # (n, 230)
@@ -1331,6 +1327,31 @@ def measured_scores(
         return names[q.argmax(1)]==np.array([label(int(n)) for n in g])
     return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),
                 crystal_system=rate(coarse(crystal_system)), extinction_class=rate(coarse(extinction_class)))
+
+# %% ../nbs/57_powder_model.ipynb #800f9957
+def calibrate_measured(
+    answers,          # (n, 230) probabilities by networks that did not learn from these patterns
+    groups,           # (n,) their space groups
+    fold,             # (n,) numbers; repeats of one mineral in one
+    temperature=1.,   # at which they were given
+    wanted:float=.9,  # share of right answers above the threshold
+)->dict: # for a card: temperature and threshold; on folds that they were not fitted on the shares answered, right of these, and the calibration error, without and with them
+    "Temperature and threshold for measured patterns."
+    said, target, fold = np.log(np.maximum(answers,1e-12)), np.asarray(groups,int)-1, np.asarray(fold)
+    at = lambda t,rows: torch.as_tensor(said[rows]/t).softmax(1).numpy()
+    def fitted(rows):
+        t = fit_temperature(said[rows],target[rows]); p = at(t,rows)
+        return t,confidence_threshold(p.max(1),p.argmax(1)==target[rows],wanted)[0]
+    right, confidence, sure = said.argmax(1)==target, np.zeros(len(said)), np.zeros(len(said),bool)
+    for f in np.unique(fold):
+        mine = fold==f; t,threshold = fitted(~mine)
+        confidence[mine] = at(t,mine).max(1); sure[mine] = confidence[mine]>=threshold
+    t,threshold = fitted(np.ones(len(said),bool))
+    return dict(wanted=wanted,temperature=temperature*t,threshold=threshold,answered=float(sure.mean()),
+                right=float(right[sure].mean()) if sure.any() else None,patterns=len(said),
+                calibration_error=dict(without=expected_calibration_error(np.exp(said).max(1),right),
+                                       with_it=expected_calibration_error(confidence,right)),
+                measured_on='measured patterns, each answered by a network that learned from other folds')
 
 # %% ../nbs/57_powder_model.ipynb #b9a79e27
 def cross_validate_measured(
@@ -1351,8 +1372,28 @@ def cross_validate_measured(
         one = learn_measured(trained,lines,arrays[seen],groups[seen],steps,Path(folder)/f'fold-{f}',repeats[seen],
                              seed=seed+f,**settings)
         after[~seen] = powder_probabilities(one,arrays[~seen])[0]
-    threshold, answered = confidence_threshold(after.max(1),after.argmax(1)+1==groups)
     return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,
-                know_measured=dict(wanted=.9,threshold=threshold,answered=answered),
+                know_measured=calibrate_measured(after,groups,fold,trained.known(False)['temperature']),
                 before=measured_scores(powder_probabilities(trained,arrays)[0],groups),
                 after=measured_scores(after,groups))
+
+# %% ../nbs/57_powder_model.ipynb #6cfbfd61
+def train_measured(
+    recipe:PowderModelRecipe, # with a `base`
+    table,                    # `CrystalTable` on which the base was trained
+    collection,               # Parquet file, as for `read_collection`
+    folder,                   # lines and log go here
+    steps:int=100,            # batches
+    crystals:int=6000,        # training crystals among which the measured patterns are mixed
+    workers:int=2, seed:int=0,
+    folds:int=5,              # for temperature and threshold of measured patterns, which its card holds; fewer than 2: none
+)->TrainedPowder: # its card holds `know_measured`
+    "Teach a network measured patterns."
+    base = load_powder(recipe.base).calling(recipe.called_noisy)
+    rows = some_rows(split_of(base,table)[0],crystals,seed)
+    lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
+    lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
+    card = {}
+    if folds>1:
+        card['know_measured'] = cross_validate_measured(base,lines,arrays,groups,steps,folder,folds,seed)['know_measured']
+    return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe,card=card)
