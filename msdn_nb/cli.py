@@ -361,7 +361,7 @@ def make_instrument(
         raise ValueError('electrons have the wavelength of their energy, not of an anode or of photons; give --wavelength in '
                          'angstrom, such as 0.0251 for 200 kV')
     angstrom = wavelength_angstrom(wavelength or 'Cu'); scale = angstrom/CU_KA1
-    second = {a: b for a, b in K_ALPHA.values()}.get(angstrom)
+    second = next((b for a, b in K_ALPHA.values() if abs(angstrom/a - 1) < 2e-4), None)
     if alpha2 and (radiation or 'xray') != 'xray':
         raise ValueError(f'K-alpha2 is a line of X-rays; leave out --alpha2 with --radiation {radiation}')
     if alpha2 and second is None:
@@ -997,29 +997,46 @@ def ceiling(
     finish(found, f"{found['system']}: {many['groups']}, {many['classes']}  {rates}", as_json)
 
 # %% ../nbs/61_cli.ipynb #32c70a61
-def _values(line):
-    "Numbers of a line; a `ValueError` where it holds anything else, or a comma that may be a decimal one"
+def _apart(text): return re.sub(r'(?<=\d),(?=[-+]?\d)', ' ', text) # indices have no decimals
+
+def _values(line, columns=None):
+    "Numbers of a line (of its first `columns`); a `ValueError` where they are anything else, or a comma that may be a decimal one"
     _no_decimal_comma(line)
-    return [float(x) for x in re.split(r'[\s,;]+', line.split('#')[0]) if x]
+    return [float(x) for x in [w for w in re.split(r'[\s,;]+', line.split('#')[0]) if w][:columns]]
 
 def _is_heading(line):
     "Does a line of a file begin with anything but a number?"
-    return not re.match(r'\s*[-+]?[\d.]', line)
+    try: return not _values(line, 1)
+    except ValueError as e: return 'comma' not in str(e)
 
+# %% ../nbs/61_cli.ipynb #953027a0
+def _file_numbers(path, columns):
+    "Numbers of the first columns of a text file, whatever stands above and beside them; a `ValueError` says what is wrong"
+    from msdn_nb.measured import _decode
+    lines, found = [_apart(l) if columns == 3 else l for l in _decode(Path(path).read_bytes()).splitlines()], []
+    while lines and _is_heading(lines[0]): lines.pop(0)
+    for line in lines:
+        try: found += _values(line, columns)
+        except ValueError as e:
+            if 'comma' in str(e): raise
+            raise ValueError(f'the line {line.strip()[:60]!r} does not begin with '
+                             f'{"three indices" if columns == 3 else "a number"}; give one reflection a line') from None
+    if not found: raise ValueError('no line of it begins with a number; give one reflection a line')
+    steps = [b - a for a, b in zip(found, found[1:])]
+    if columns == 1 and len(found) > 200 and max(steps) - min(steps) < .1*abs(steps[0]):
+        raise ValueError(f'{len(found)} values in equal steps are a scan, not lines; give the places of the lines, or ask '
+                         '`msdn identify FILE --cell "a b c alpha beta gamma"`')
+    return found
+
+# %% ../nbs/61_cli.ipynb #69a46af8
 def _numbers(text, each=1):
     "Numbers from an option or from a text file it names (`each` columns of it), as rows if `each` is more than one"
     if text is None: return None
-    try:
-        path = Path(text); is_file = os.path.isfile(text)
-        lines = path.read_text(encoding='utf-8').splitlines() if is_file else [text]
-        while is_file and lines and _is_heading(lines[0]): lines.pop(0)
-        if each == 3: lines = [re.sub(r'(?<=\d),(?=[-+]?\d)', ' ', l) for l in lines] # indices have no decimals
-        found = [x for l in lines for x in _values(l)[:each if is_file else None]]
+    is_file = os.path.isfile(text)
+    try: found = _file_numbers(text, each) if is_file else _values(_apart(text) if each == 3 else text)
     except (OSError, ValueError) as e:
-        why = str(e) if 'comma' in str(e) else 'give numbers, or a text file of them that exists'
+        why = str(e) if is_file or 'comma' in str(e) else 'give numbers, or a text file of them that exists'
         raise typer.BadParameter(f'{text!r}: {why}') from None
-    if is_file and not found:
-        raise typer.BadParameter(f'{text}: no line of it begins with a number; give one reflection a line')
     if not found or len(found) % each: raise typer.BadParameter(f'{text!r}: give numbers, {each} for each reflection')
     return [found[i:i + each] for i in range(0, len(found), each)] if each > 1 else found
 

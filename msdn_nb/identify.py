@@ -25,8 +25,8 @@ from .measured import check_powder, looks_like_powder
 from .matching import is_exact
 from .powder_model import (PowderModelRecipe, TrainedPowder, extinction_members, load_powder,
                                   powder_probabilities, relatives)
-from .identify_powder import (allowed, cell_remarks, check_cell, draw_pattern, pattern_remarks, phase_remarks,
-                                     read_pattern, single_line, structure_pattern, unseen_remarks)
+from .identify_powder import (allowed, cell_remarks, check_cell, draw_pattern, foreign_lines, pattern_remarks,
+                                     phase_remarks, read_pattern, single_line, structure_pattern, unseen_remarks)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
 class IdentifyError(ValueError):
@@ -432,7 +432,8 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
     probabilities, std = (o[0] for o in powder_probabilities(trained, array[None], mc, seed=seed))
     candidates = rank(probabilities, std, trained.classes, top, powder=True)
     check = None if cell is None else check_cell(pattern, cell)
-    if check is not None: remarks, against = cell_remarks(check, candidates[0].space_group)
+    if check is not None:
+        remarks, against = cell_remarks(check, candidates[0].space_group, foreign_lines(pattern, check.cell)[2])
     else: remarks, against = _other_phases(pattern, array, trained) if kind == 'powder' else ([], [])
     reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array), check)
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))

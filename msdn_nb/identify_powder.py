@@ -213,22 +213,20 @@ def allowed(
 def cell_remarks(
     check:ExtinctionCheck, # of `check_cell`
     space_group:int,       # the first candidate
-)->tuple: # sentences about the lines and the cell; sentences that contradict the candidate
+    foreign:float,         # share of the height of clear lines that the cell does not explain, as `foreign_lines` gives
+)->tuple: # sentences about the lines and the cell; sentences that contradict the candidate, or leave it in doubt
     "What the cell says about an answer"
-    lost, n = check.unindexed, len(check.d_spacing)
-    told = ([f'{len(lost)} of {n} clear lines fit no reflection of the cell (d = {_spacings(check, lost)} angstrom): '
-             'an impurity, a second phase, or a wrong cell']
-            if lost else [])
-    left = allowed(check)
+    lost, n, left = check.unindexed, len(check.d_spacing), allowed(check)
+    told = ([f'{len(lost)} of {n} clear lines, with {100*foreign:.0f} % of the height, fit no reflection of the cell (d = '
+             f'{_spacings(check, lost)} angstrom): an impurity, a second phase, or a wrong cell'] if lost else [])
+    told, doubts = ([], told) if foreign > FOREIGN[1] else (told, [])
     if space_group not in check.against:
-        return (told,
-                [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '
-                 f'{crystal_system(space_group)}: one of the two is wrong{left}'])
-    against = check.against[space_group]
-    return (told,
-            [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = '
-             f'{_spacings(check, against)} angstrom){left}']
-            if against else [])
+        return told, [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '
+                      f'{crystal_system(space_group)}: one of the two is wrong{left}', *doubts]
+    if (against := check.against[space_group]):
+        doubts = [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = '
+                  f'{_spacings(check, against)} angstrom){left}', *doubts]
+    return told, doubts
 
 # %% ../nbs/59_identify_powder.ipynb #8c2d7a51
 SPACINGS = 20, 10, 7, 5, 4, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1.1, 1, .9, .8, .7, .6, .5

@@ -1,5 +1,6 @@
 "Powder patterns from the shell: read, answered, refused, simulated, trained on and scored."
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from msdn_nb.crystal import Crystal, read_crystal, standard_cell
 from msdn_nb.identify import Identification, identify
 from msdn_nb.measured import read_powder
 from msdn_nb.powder import Instrument, PowderError, PowderPattern, powder_pattern
-from msdn_nb.powder_model import (POWDER_MODELS, PowderModelRecipe, PowderNet, extinction_class, save_powder,
+from msdn_nb.powder_model import (POWDER_MODELS, PowderModelRecipe, PowderNet, extinction_class, load_powder, save_powder,
                                   shipped_powder)
 from msdn_nb.sources import crystal_row, write_crystals
 from test_cli import EXAMPLES, KEYS, PEROVSKITE, SALT, nothing_half_written, run, run_json
@@ -261,6 +262,14 @@ def test_cell(toy, scan, tmp_path):
             and not any('fit no reflection' in w for w in found['warnings']))
     wrong = run_json('identify', scan, '--cell', '5.1 5.1 9 90 90 120', '--model', toy)[1][0]
     assert wrong['undecided'] and any('fit no reflection of the cell' in w for w in wrong['warnings'])
+    # a cell that leaves much of the pattern unexplained is a reason for doubt, however confident the model
+    trained = load_powder(toy); sure = replace(trained, card=dict(trained.card, know=dict(wanted=.9, threshold=0.)))
+    alien = powder_pattern(Crystal(3.9*np.eye(3), [29], [[0, 0, 0]]), CU); own = pattern(CORUNDUM)
+    for share, doubted in ((0., False), (1., True)):
+        mixed = replace(own, intensity=own.intensity + share*np.interp(own.two_theta, alien.two_theta, alien.intensity))
+        with warnings.catch_warnings(): warnings.simplefilter('ignore'); found = identify(mixed, sure, cell=[float(v) for v in CELL.split()])
+        against = [w for w in found.warnings if 'fit no reflection of the cell' in w]
+        assert any(w.startswith('I do not know') for w in against) == doubted, found.warnings
     for cell, word in (('12.9911 4.7589 4.7589 120 90 90', 'order'), ('0 0 0 90 90 90', 'cell'),
                        ('5.128 5.128 5.128 55.28 55.28 55.28', 'hexagonal')):
         code, (found,), err = run_json('identify', scan, '--cell', cell, '--model', toy)
@@ -322,6 +331,9 @@ def test_simulate_options(tmp_path):
     code, (found,), err = run_json('simulate', CORUNDUM, '--powder', '--out', tmp_path/'o', '--wavelength', '5',
                                    '--two-theta', 5, 10)
     assert code == 1 and 'error' in found and 'widen' in err, err
+    # a wavelength as people write it has its second line, too
+    for wavelength in ('1.5406', '0.70932', 'Cu'):
+        assert run('simulate', CORUNDUM, '--powder', '--alpha2', '--wavelength', wavelength, '--out', tmp_path/wavelength)[0] == 0
     for args in (['--powder', '--axis', 'x'], ['--powder', '--pixels', 64], ['--fwhm', .1], ['--radiation', 'neutron'],
                  ['--counts', 100], ['--wavelength', 'Cu'], ['--powder', '--march', 0]):
         assert run('simulate', CORUNDUM, '--out', tmp_path/'o', *args)[0] == 2, args
