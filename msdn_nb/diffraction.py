@@ -191,7 +191,7 @@ def pixel_maps(
     beam, detector,   # `Beam`, `Detector`
     b_factor:float,   # square angstrom
     device,           # of the large arrays
-)->tuple: # S (P, P, 3) in 1/angstrom, (P,), (P,) or None, (P, P) or None, f (P, P, elements)
+)->tuple: # S (P, P, 3) in 1/angstrom, (P,), (P,) or None, (P, P) or None, f (elements, P, P)
     "Axis S, its Ewald height g, the remainder c of the height, and f of every element, per pixel."
     v = detector.scattering_vectors(beam); s = detector.offsets(); q2 = v.pow(2).sum(-1); wl = beam.wavelength
     g = c = None

@@ -397,7 +397,7 @@ CLASS_SIZES = dict(
               normalised={'72': dict(stages=[dict(epochs=100, times=1), dict(epochs=50, times=1, kind='vacancies', versions=5)],
                                      versions=10),
                           '8': dict(stages=[dict(epochs=30, times=1)], versions=10)}),
-    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[72], like_repeats=1, folds=3, fold_epochs=1,
+    reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[20, 49, 72], like_repeats=1, folds=10, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
                  normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
                                                 dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)}),
@@ -480,7 +480,7 @@ LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', '
 # %% ../nbs/45_paper_a_accuracy.ipynb #4444c1a4
 @experiment('classes', paper='A',
             about='shaped patterns and MSDN for 8, 20, 49 and 72 space groups, by transfer and from scratch',
-            needs='mp', minutes=420)
+            needs='mp', minutes=600)
 def classes(run):
     "All entries and entries like the paper's; learning curves; the rotation of folds"
     size = run.size(**CLASS_SIZES); like_sizes = [int(n) for n in size.like_epochs]

@@ -330,11 +330,12 @@ def _like_the_paper(run, size):
 
 # %% ../nbs/47_paper_a_answers.ipynb #629d4070
 @experiment('groups', paper='A', needs='mp', minutes=16,
-            about='accuracy by group, crystal system and diffraction class, and the gain over the best spot network')
+            about='accuracy by group, crystal system and diffraction class, and the gain over the best spot network; after '
+                  '`classes`, whose network it asks')
 def groups(run):
     "msdn-72 for 72 and 49 groups, and two kinds of networks of the paper on the same crystals"
     size = run.size(**GROUP_SIZES)
-    found, networks = _compare_networks(run, size); ours = _shipped_answers(run, size.crystals)
+    ours = _shipped_answers(run, size.crystals); found, networks = _compare_networks(run, size)
     sets = {'72': ours, '49': narrowed(ours, class_set(49))}
     both = np.intersect1d(ours.rows, found['MSDN'][0].rows); mine = part_of(ours, both)
     beside = {n: [part_of(e, both) for e in found[n]] for n in ('MSDN', networks['best'])} if len(both) else {}
@@ -396,7 +397,7 @@ def _part(row, parts):
     return next((name for name, rows in zip(('training', 'validation', 'test'), parts) if row in rows),
                 'not among its groups')
 
-def _case(table, name, pixels, passes, seed):
+def _case(table, name, pixels, passes, seed, strict):
     "Everything about one crystal"
     from msdn_nb.powder_model import load_powder
     row = next(iter(np.flatnonzero(table.material_id == name)), None)
@@ -405,7 +406,7 @@ def _case(table, name, pixels, passes, seed):
     mean, std = predict(trained, pattern_images([standard_cell(crystal, trained.recipe.symprec)],
                                                 trained.recipe).numpy(), passes, seed=seed)
     group, powder = int(table.space_group[row]), load_powder('powder-230')
-    parts = {'msdn-72': split_of(trained, table), 'powder-230': split_of(powder, table)}
+    parts = {'msdn-72': split_of(trained, table, strict), 'powder-230': split_of(powder, table, strict)}
     return dict(material_id=name, present=True, formula=crystal.to_pymatgen().composition.reduced_formula,
                 atoms=len(crystal.numbers), space_group=group, symbol=symbol(group),
                 tight=int(table.space_group_tight[row]), part={k: _part(row, v) for k, v in parts.items()},
@@ -422,8 +423,8 @@ def alike(a, b, key)->float: # -1..1
 def cases(run):
     "Patterns and answers of eight crystals, where present"
     size = run.size(full=dict(pixels=128, passes=500), quick=dict(pixels=48, passes=10))
-    found = {name: run.step(name, _case, run.table, name, size.pixels, size.passes, run.seed) for pair in CASES
-             for name in pair}
+    found = {name: run.step(name, _case, run.table, name, size.pixels, size.passes, run.seed, not run.quick)
+             for pair in CASES for name in pair}
     pairs = [dict(names=[a, b],
                   **({key: alike(found[a], found[b], key) for key in ('spots', 'powder')} if found[a]['present']
                      and found[b]['present'] else {})) for a, b in CASES]
@@ -498,7 +499,7 @@ def _map_pictures(trained, images, maps=8, most=32):
 
 def _study_maps(run, study, architecture, epochs, rows, some, narrow):
     "Maps and redundancy of a network of the paper"
-    trained = learned(run, study, architecture, 0, epochs, model_args=NARROW.get(architecture, {}) if narrow else {})
+    trained = learned(run, study, architecture, run.seed, epochs, model_args=NARROW.get(architecture, {}) if narrow else {})
     return dict(top1=rate(answers(trained, study).ranks == 0),
                 pictures=_map_pictures(trained, study_patterns(study, rows)[0]),
                 redundancy=network_redundancy(trained, study_patterns(study, some)[0]))

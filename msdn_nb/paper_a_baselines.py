@@ -133,7 +133,7 @@ def _with_more(run, size, rates, best):
 # %% ../nbs/46_paper_a_baselines.ipynb #8a20a665
 @experiment('baselines', paper='A',
             about='networks on spot and on shaped patterns, same crystals and equal effort (72 groups)', needs='mp',
-            minutes=80)
+            minutes=120)
 def baselines(run):
     "Every network with the paper's settings and with a tuned rate; the order of the best with standard deviations"
     size = run.size(**BASELINE_SIZES); seeds = run.seeds(size.repeats)
@@ -188,7 +188,7 @@ def network_cost(
     "What a network holds and does, counted on its shapes"
     net, x = _network(name, n_classes, pixels); n = sum(p.numel() for p in net.parameters())
     # batch norm wants two
-    return dict(pixels=pixels, images=3 if name in SHAPED else 1, parameters=n, multiply_adds=multiply_adds(net, x),
+    return dict(pixels=pixels, images=3 if name in (*SHAPED, 'FoldNet') else 1, parameters=n, multiply_adds=multiply_adds(net, x),
                 weight_bytes=4*n, activation_bytes=training_bytes(net, x.repeat(2, *[1]*(x.ndim - 1)))//2)
 
 # %% ../nbs/46_paper_a_baselines.ipynb #b56163c6

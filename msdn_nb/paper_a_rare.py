@@ -226,7 +226,8 @@ def substitution(run):
     size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,
                               whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=0),
                     quick=dict(rare=3,cap=24,target=27,common=2,share=.004,seen_44=200,seen_116=400,whole=1))
-    seed72 = _base().card.get('data',{}).get('seed',0)
+    from msdn_nb.training import split_of
+    seed72 = _base().card.get('data',{}).get('seed',0); split_of(_base(),run.table,not run.quick) # its own table, or crystals are not new
     rows = rare_rows(run.table,class_set(44)[:size.rare],size.common,size.share,size.cap,seed72); groups = run.table.space_group
     run.say(f'features of {len(rows.every):,} crystals'); cache,all_116 = run.folder/'features',tuple(sorted(GROUPS_72+rows.rare))
     _features(run.table,rows.every,cache,run.workers)

@@ -151,7 +151,8 @@ def _asked_networks(run, size):
     return groups
 
 # %% ../nbs/48_paper_a_robustness.ipynb #6251ffdb
-@experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing',
+@experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing; after `classes`, whose '
+                  'networks it asks',
             needs='mp', minutes=60)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
@@ -220,7 +221,8 @@ NOISE_SIZES = {form: dict(SIZES[form], networks=['MSDN']) | more for form, more 
     quick=dict(tests=12, like_tests=0)).items()}
 
 @experiment('noise', paper='A',
-            about='accuracy under shot noise, background, beam stop and gaps, on shaped and on default patterns',
+            about='accuracy under shot noise, background, beam stop and gaps, on shaped and on default patterns; after '
+                  '`classes`, whose network it asks',
             needs='mp', minutes=5)
 def noise(run):
     "msdn-72 on its logarithmic patterns, the paper's network on shaped ones"

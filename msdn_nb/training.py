@@ -849,7 +849,8 @@ def split_of(
         if part_of(some)==wanted: return tuple(some.rows[r] for r in split_rows(some,trained.recipe,seed))
     if known.get('data_hash')!=data_hash(table.path) or part!=wanted:
         raise TableError(f'{table.path.name} is not the table that {trained.card.get("name")} learned from, or not the '
-                         'same part of it; give that one, or no crystal can be called new')
+                         'same part of it, so no crystal can be called new; give that one, or train anew on this one with '
+                         '`msdn train`')
     return split_rows(table,trained.recipe,seed)
 
 # %% ../nbs/30_training.ipynb #d20c40dc
