@@ -674,7 +674,7 @@ def _with_measured(task):
                          f'--measured FILE.parquet, or train {recipe.base}')
     _alone(recipe.name); same_split(load_powder(recipe.base).card, task.table, task.seed, recipe.name)
     learn = train_measured(recipe, task.table, file, task.run, workers=task.workers, seed=task.seed)
-    return learn.model, dict(started_from=_begun(recipe.base), **learn.card,
+    return learn.model, dict(started_from=_begun(recipe.base), know_measured=learn.card.get('know_measured'),
                              measured=dict(file=file.name, data_hash=data_hash(file)))
 
 def _train_powder(task):
@@ -1001,13 +1001,12 @@ def _apart(text): return re.sub(r'(?<=\d),(?=[-+]?\d)', ' ', text) # indices hav
 
 def _values(line, columns=None):
     "Numbers of a line (of its first `columns`); a `ValueError` where they are anything else, or a comma that may be a decimal one"
-    _no_decimal_comma(line)
-    return [float(x) for x in [w for w in re.split(r'[\s,;]+', line.split('#')[0]) if w][:columns]]
+    line = line.split('#')[0]; _no_decimal_comma(line)
+    return [float(x) for x in [w for w in re.split(r'[\s,;]+', line) if w][:columns]]
 
 def _is_heading(line):
     "Does a line of a file begin with anything but a number?"
-    try: return not _values(line, 1)
-    except ValueError as e: return 'comma' not in str(e)
+    return not re.match(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?([,\s;]|$)', re.sub(r'\b2\s+(?=th|θ)', '2', line, flags=re.I), re.I)
 
 # %% ../nbs/61_cli.ipynb #953027a0
 def _file_numbers(path, columns):
@@ -1016,11 +1015,14 @@ def _file_numbers(path, columns):
     lines, found = [_apart(l) if columns == 3 else l for l in _decode(Path(path).read_bytes()).splitlines()], []
     while lines and _is_heading(lines[0]): lines.pop(0)
     for line in lines:
+        named = f'the line {line.strip()[:60]!r}'
+        if columns == 1 and re.match(r'\s*\d+\s+[a-z]', line, re.I):
+            raise ValueError(f'{named} may be a reflection or words; begin words with #, or write the number with a point')
         try: found += _values(line, columns)
         except ValueError as e:
-            if 'comma' in str(e): raise
-            raise ValueError(f'the line {line.strip()[:60]!r} does not begin with '
-                             f'{"three indices" if columns == 3 else "a number"}; give one reflection a line') from None
+            if 'comma' in str(e): raise ValueError(f'{named}: {e}') from None
+            raise ValueError(f'{named} does not begin with {"three indices" if columns == 3 else "a number"}; give one '
+                             'reflection a line') from None
     if not found: raise ValueError('no line of it begins with a number; give one reflection a line')
     steps = [b - a for a, b in zip(found, found[1:])]
     if columns == 1 and len(found) > 200 and max(steps) - min(steps) < .1*abs(steps[0]):

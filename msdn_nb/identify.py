@@ -398,14 +398,13 @@ def _reasons(candidates, probabilities, trained, unseen, against, exact=False, c
     know, first = trained.known(exact), candidates[0]
     if trained.knows(probabilities[None], exact)[0]: return [*unseen, *against]
     if trained.card.get('know_measured') and not exact:
-        right, of = know.get('right'), 'measured minerals that it had not learned from'
+        right, of = know.get('right'), 'where models taught in the same way answered minerals that were new to them'
     else:
         right = (know.get('right') or (None, None))[0 if exact else 1]
-        of = 'computed patterns without noise' if exact else 'computed patterns of such instruments'
+        of = 'for computed patterns without noise' if exact else 'for computed patterns of such instruments'
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
     weak = (f"the first candidate has {100*first.probability:.0f} %, and the model stands by its answers from "
-            f"{100*know['threshold']:.0f} % on, of which {100*(right or know.get('wanted', 0)):.0f} of 100 were right "
-            f"for {of}")
+            f"{100*know['threshold']:.0f} % on" + (f', of which {100*right:.0f} of 100 were right {of}' if right else ''))
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     if check is None:

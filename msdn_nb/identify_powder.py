@@ -220,13 +220,15 @@ def cell_remarks(
     told = ([f'{len(lost)} of {n} clear lines, with {100*foreign:.0f} % of the height, fit no reflection of the cell (d = '
              f'{_spacings(check, lost)} angstrom): an impurity, a second phase, or a wrong cell'] if lost else [])
     told, doubts = ([], told) if foreign > FOREIGN[1] else (told, [])
+    remedy = '; measure a purer sample, or check the cell'
     if space_group not in check.against:
-        return told, [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '
-                      f'{crystal_system(space_group)}: one of the two is wrong{left}', *doubts]
-    if (against := check.against[space_group]):
-        doubts = [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = '
-                  f'{_spacings(check, against)} angstrom){left}', *doubts]
-    return told, doubts
+        first = [f'the cell does not have the shape of {space_group} {symbol(space_group)}, which is '
+                 f'{crystal_system(space_group)}: one of the two is wrong{left}']
+    elif (against := check.against[space_group]):
+        first = [f'{space_group} {symbol(space_group)} forbids {len(against)} of the lines seen in this cell (d = '
+                 f'{_spacings(check, against)} angstrom){left}']
+    else: first, doubts = [], [d + left for d in doubts]
+    return told, [*first, *(d + remedy for d in doubts)]
 
 # %% ../nbs/59_identify_powder.ipynb #8c2d7a51
 SPACINGS = 20, 10, 7, 5, 4, 3, 2.5, 2, 1.8, 1.6, 1.4, 1.2, 1.1, 1, .9, .8, .7, .6, .5

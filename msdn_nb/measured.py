@@ -259,14 +259,15 @@ def _scatters(table):
 def _unnamed(table, notes):
     "Which columns of a table without names are place and intensity, and notes"
     steps = np.diff(table[:, 0])
-    if table.shape[1] < 3 or _scatters(table): return 0, 1, notes
+    counts = (steps == 1).all() and table[0, 0] in (0, 1) and (np.diff(table[:, 1]) > 0).all()
+    if table.shape[1] < 3 or not counts and _scatters(table): return 0, 1, notes
     if (steps == 0).mean() > .5:
         raise PowderError('most values of the first column are repeated; decimal commas with commas between columns? '
                           'separate the columns by semicolons or tabs')
     if max((steps > 0).mean(), (steps < 0).mean()) < .6:
         raise PowderError(f'{table.shape[1]} columns without names, and the first goes up and down; give a file with two '
                           'columns, 2theta and intensity')
-    if (steps == 1).all() and table[0, 0] in (0, 1) and (np.diff(table[:, 1]) > 0).all():
+    if counts:
         return 1, 2, (*notes, 'the first column counts the points and has been passed over')
     # a third column of uncertainties is far smaller than the counts
     if table.shape[1] == 4 or np.nanmax(table[:, 2]) > .6*np.nanmax(table[:, 1]):
@@ -299,7 +300,7 @@ def _columns(header, table, notes=()):
     if axis == 'q':
         scale, notes = (.1 if unit[1][0] == 'n' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
     if axis == 'd':
-        scale = 10 if re.search(r'\bnm\b|_nm', label.lower()) else 1
+        scale = 10 if re.search(r'\bnm\b|_nm|nanomet', label.lower()) else 1
         notes = (*notes, f'the column {label!r} has been read as d in {"nanometres" if scale == 10 else "angstrom"}')
     if axis == 'theta': axis, notes = '2theta', (*notes, f'the column {label!r} has been read as 2theta')
     return _Scan(table[:, x]*scale, table[:, y], axis, notes=notes)
@@ -606,7 +607,8 @@ def _pd_scan(block, loop, wavelength):
                       "_pd_meas_2theta_range_*")
 
 # %% ../nbs/54_measured.ipynb #f32c7dd5
-BOTH = 'the file holds a structure as well; --model msdn-72 reads that'
+BOTH = 'the file holds a structure as well, which --model msdn-72 reads from a .cif'
+_ELSEWHERE = 'its wavelength is that of block'
 _PD_WAVE = ('_diffrn_radiation_wavelength', '_diffrn_radiation_wavelength_value',
             '_diffrn_radiation_wavelength_wavelength', '_pd_proc_wavelength')
 
@@ -629,7 +631,7 @@ def _read_pdcif(data):
         try: scan = _pd_scan(block, loop, waves[0][1] if waves else None)
         except PowderError as e: refused = refused or e; continue
         notes = [f'pattern {k + 1} of {len(found)} has been read, that of block {block.name}']*(len(found) > 1)
-        if waves and waves[0][0] is not block: notes.append(f'its wavelength is that of block {waves[0][0].name}')
+        if waves and waves[0][0] is not block: notes.append(f'{_ELSEWHERE} {waves[0][0].name}')
         if any(b.find_loop('_atom_site_fract_x') for b in blocks): notes.append(BOTH)
         return [replace(scan, notes=(*notes, *_radiation(_pd_probe([block]) or _pd_probe(common))))]
     raise refused
@@ -761,6 +763,7 @@ def _resolved(scan, given):
     if found is not None and not SHORTEST <= found <= LONGEST:
         notes.append(f'the wavelength {found:g} in the file has been ignored: it is no wavelength in angstrom')
         found = None
+    if given or not found: notes = [n for n in notes if not n.startswith(_ELSEWHERE)] # not that one, then
     if scan.axis == '2theta' and found is None and given is None:
         tidy_powder(scan.x, scan.y, 1)                 # what is no pattern at all need not ask for a wavelength
         anodes = ', '.join(f'{name} {K_ALPHA[name][0]}' for name in ('Cu', 'Co', 'Mo', 'Fe', 'Cr', 'Ag'))
@@ -769,7 +772,7 @@ def _resolved(scan, given):
                           + f'; or {BOTH}'*(BOTH in notes))
     if given and found and abs(given/found - 1) > .005:
         notes.append(f'the file says {found:g} angstrom, but {given:g} angstrom has been given and is used')
-    elif found and not given and not any('wavelength' in n for n in notes):
+    elif found and not given and not any('wavelength' in n and not n.startswith(_ELSEWHERE) for n in notes):
         notes.append(f'wavelength {found:.7g} angstrom from the file')
     wavelength = given or found
     if scan.axis == '2theta': return scan.x, scan.y, wavelength, notes

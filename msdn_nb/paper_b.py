@@ -477,7 +477,7 @@ def _powder_230():
 
 def _card(trained):
     "What a result says about the network"
-    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'),
+    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), know_measured=trained.card.get('know_measured'),
                 trained_on=trained.card.get('data'))
 
 # %% ../nbs/58_paper_b.ipynb #10564358

@@ -1128,8 +1128,7 @@ def powder_summary(
 # %% ../nbs/57_powder_model.ipynb #f843832a
 def finish_powder(
     model, recipe:PowderModelRecipe, # a trained `PowderNet`
-    table,                     # the table it was trained on
-    out,                       # folder for the weights
+    table, out,                # the table it was trained on; folder for the weights
     results=None,              # JSON file for the full record
     seed:int=0, workers:int=2, # of the split; processes
     limit:int|None=None,       # at most so many rows of the validation and of the test part
@@ -1142,10 +1141,11 @@ def finish_powder(
     valid, test = (some_rows(r,limit,seed) for r in (valid,test))
     jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256)))
     known = (calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
-             |(dict(know_measured=know_measured) if know_measured else {}))
+             |(dict(know_measured=dict(know_measured)) if know_measured else {}))
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
     scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
-    known['know']['right'] = _right(answered := answered_rates(trained,scored,rough))
+    known['know']['right'] = right = _right(answered := answered_rates(trained,scored,rough))
+    if know_measured: known['know_measured']['right_simulated'], right[1] = right[1], None # at another threshold
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
@@ -1160,11 +1160,11 @@ def finish_powder(
 # %% ../nbs/57_powder_model.ipynb #e88feee6
 def answered_rates(
     trained:TrainedPowder,
-    *scored, # `Evaluation`s: of the standard instrument, of any
+    standard, rough, # `Evaluation`s: of the standard instrument, of any
 )->list: # a dict each
     "Share of patterns that are answered, and the share of right ones among them."
     found = []
-    for exact,s in zip((True,False),scored):
+    for exact,s in ((True,standard),(False,rough)):
         sure = trained.knows(s.probabilities,exact)
         found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
     return found
@@ -1386,14 +1386,14 @@ def train_measured(
     steps:int=100,            # batches
     crystals:int=6000,        # training crystals among which the measured patterns are mixed
     workers:int=2, seed:int=0,
-    folds:int=5,              # for temperature and threshold of measured patterns, which its card holds; fewer than 2: none
-)->TrainedPowder: # its card holds `know_measured`
+    folds:int=5, minerals:int=20, # folds for temperature and threshold of measured patterns; for fewer groups of repeats there are none
+)->TrainedPowder: # with the card of the base, and `know_measured`
     "Teach a network measured patterns."
     base = load_powder(recipe.base).calling(recipe.called_noisy)
     rows = some_rows(split_of(base,table)[0],crystals,seed)
     lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
     lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
-    card = {}
-    if folds>1:
+    card = dict(base.card)
+    if folds>1 and near_repeats(arrays).max()+1>=max(minerals,folds):
         card['know_measured'] = cross_validate_measured(base,lines,arrays,groups,steps,folder,folds,seed)['know_measured']
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe,card=card)
