@@ -395,16 +395,15 @@ def _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, 
 # %% ../nbs/60_identify.ipynb #34a65a6a
 def _reasons(candidates, probabilities, trained, unseen, against, exact=False, check=None):
     "Why the model does not know; empty where it does"
-    know, first = trained.known(exact), candidates[0]
-    if trained.knows(probabilities[None], exact)[0]: return [*unseen, *against]
-    if trained.card.get('know_measured') and not exact:
-        right, of = know.get('right'), 'where models taught in the same way answered minerals that were new to them'
-    else:
-        right = (know.get('right') or (None, None))[0 if exact else 1]
-        of = 'for computed patterns without noise' if exact else 'for computed patterns of such instruments'
+    know, first = trained.card.get('know', {}), candidates[0]
+    if trained.knows(probabilities[None])[0]: return [*unseen, *against]
+    right, of = (know.get('right') or (None, None))[0 if exact else 1], 'without noise' if exact else 'of such instruments'
+    minerals = not exact and (trained.card.get('know_measured') or {}).get('right')
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
     weak = (f"the first candidate has {100*first.probability:.0f} %, and the model stands by its answers from "
-            f"{100*know['threshold']:.0f} % on" + (f', of which {100*right:.0f} of 100 were right {of}' if right else ''))
+            f"{100*know['threshold']:.0f} % on" + (f', of which {100*right:.0f} of 100 are right for computed patterns {of}'
+                                                   if right else '')
+            + (f' (and {100*minerals:.0f} of 100 were for measured minerals new to models taught like it)' if minerals else ''))
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     if check is None:

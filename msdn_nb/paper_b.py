@@ -477,7 +477,7 @@ def _powder_230():
 
 def _card(trained):
     "What a result says about the network"
-    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'), know_measured=trained.card.get('know_measured'),
+    return dict(name=trained.card['name'], temperature=trained.temperature, know=trained.card.get('know'),
                 trained_on=trained.card.get('data'))
 
 # %% ../nbs/58_paper_b.ipynb #10564358
@@ -546,8 +546,8 @@ def _fold_answers(lines, trained, simulated, arrays, groups, repeats, fold, f, s
             needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
-    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, calibrate_measured, law_made, measured_scores,
-                                      near_repeats, open_lines, powder_probabilities, repeat_folds)
+    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, law_made, measured_confidence,
+                                      measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds)
     from msdn_nb.training import split_of
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300),
                     reduced=dict(crystals=6000, laws=600, steps=100),
@@ -567,7 +567,7 @@ def rruff(run):
         job = partial(_fold_answers, lines), asked['calling'], (rows, size.laws), arrays, groups, repeats, fold, f
         after[fold == f] = run.arrays(f'fold-{f}', *job, size.steps, run.folder/f'fold-{f}',
                                       run.seed + f)['probabilities']
-    know = calibrate_measured(after, groups, fold, trained.known(False)['temperature'])
+    know = measured_confidence(after, groups, trained.card.get('know', {}).get('threshold', 0.), fold)
     return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), know_measured=know,
                 space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
                 **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
@@ -577,12 +577,11 @@ def _answer_to(path, wavelength, trained, best=5):
     "The first answers of a shipped model to one measured file"
     from msdn_nb.measured import check_powder, read_powder
     from msdn_nb.powder import to_axis
-    from msdn_nb.matching import is_exact
     from msdn_nb.powder_model import powder_probabilities
     pattern = read_powder(path, wavelength); x = to_axis(pattern)
     p = powder_probabilities(trained, x[None])[0]; order = np.argsort(-p[0], kind='stable')
     return dict(first=[[int(i) + 1, float(p[0, i])] for i in order[:best]],
-                ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p, is_exact(x))[0]),
+                ranks={int(g) + 1: r for r, g in enumerate(order)}, confident=bool(trained.knows(p)[0]),
                 notes=[*pattern.notes, *check_powder(pattern), *trained.range_warnings(x)])
 
 # %% ../nbs/58_paper_b.ipynb #046b9338

@@ -12,7 +12,7 @@ __all__ = ['STANDARD_WIDTH', 'AXIS_ROWS', 'POWDER_MODELS', 'BYTES', 'line_arrays
            'relatives', 'explaining_lattices', 'extinction_members', 'extinction_class', 'confidence_threshold',
            'evaluate_powder', 'calibrate_powder', 'powder_summary', 'finish_powder', 'answered_rates',
            'pattern_correlation', 'near_repeats', 'repeat_folds', 'vary_measured', 'MeasuredBatches', 'learn_measured',
-           'read_collection', 'measured_scores', 'calibrate_measured', 'cross_validate_measured', 'train_measured']
+           'read_collection', 'measured_scores', 'measured_confidence', 'cross_validate_measured', 'train_measured']
 
 # %% ../nbs/57_powder_model.ipynb #99645e7c
 import copy, json, math, os, sys, time
@@ -880,10 +880,6 @@ class TrainedPowder:
     def temperature(self): return self.card.get('temperature',1.)
     @property
     def classes(self): return np.arange(1,231)
-    def known(self, exact=True): # dict: temperature, and threshold with what it is worth
-        "What the card says of answers to patterns without noise, or to all others"
-        return ((None if exact else self.card.get('know_measured'))
-                or dict(self.card.get('know',{}),temperature=self.temperature))
 
 def save_powder(
     model,                     # trained `PowderNet`
@@ -957,13 +953,8 @@ def powder_probabilities(
     if arrays.ndim!=3 or arrays.shape[1:]!=(AXIS_ROWS,AXIS_POINTS):
         raise PowderError(f'patterns of shape {tuple(arrays.shape)}: give (n, {AXIS_ROWS}, {AXIS_POINTS}), as '
                           'msdn_nb.powder.to_axis makes them')
-    out, exact = np.zeros((2,len(arrays),230),np.float32), np.array([is_exact(a) for a in arrays.numpy()],bool)
-    # one temperature for both kinds, or one for each
-    kinds = [exact,~exact] if 'know_measured' in trained.card else [np.ones(len(arrays),bool)]
-    for here in (np.flatnonzero(k) for k in kinds if k.any()):
-        out[:,here] = probabilities(trained.model,arrays[here].split(batch),mc=mc,seed=seed,
-                                    temperature=trained.known(exact[here[0]])['temperature'])
-    return tuple(out)
+    if not len(arrays): return (np.zeros((0,230),np.float32),)*2
+    return probabilities(trained.model,arrays.split(batch),temperature=trained.temperature,mc=mc,seed=seed)
 
 # %% ../nbs/57_powder_model.ipynb #ea5e77e9
 def relatives(
@@ -1035,12 +1026,10 @@ def confidence_threshold(
 # %% ../nbs/57_powder_model.ipynb #8d66dfd8
 @patch
 def knows(self:TrainedPowder,
-    probabilities, # (n, 230)
-    exact=True,    # patterns without noise? one truth value, or one for each
+    probabilities # (n, 230)
 )->np.ndarray: # (n,) bool
     "Which first answers pass the card's threshold."
-    least = np.where(exact,*(self.known(kind).get('threshold',0.) for kind in (True,False)))
-    return np.asarray(probabilities).max(1)>=least
+    return np.asarray(probabilities).max(1)>=self.card.get('know',{}).get('threshold',0.)
 
 # %% ../nbs/57_powder_model.ipynb #d674387d
 @patch
@@ -1127,12 +1116,14 @@ def powder_summary(
 
 # %% ../nbs/57_powder_model.ipynb #f843832a
 def finish_powder(
-    model, recipe:PowderModelRecipe, # a trained `PowderNet`
-    table, out,                # the table it was trained on; folder for the weights
+    model,                     # a trained `PowderNet`
+    recipe:PowderModelRecipe,
+    table,                     # the table it was trained on
+    out,                       # folder for the weights
     results=None,              # JSON file for the full record
-    seed:int=0, workers:int=2, # of the split; processes
+    seed:int=0,                # of the split
+    workers:int=2,
     limit:int|None=None,       # at most so many rows of the validation and of the test part
-    know_measured=None,        # of `calibrate_measured`, for patterns with noise
     **card,                    # more facts for the card
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
@@ -1140,12 +1131,10 @@ def finish_powder(
     train, valid, test = split_rows(table,recipe,seed); raw = TrainedPowder(model,recipe,dict(name=recipe.name))
     valid, test = (some_rows(r,limit,seed) for r in (valid,test))
     jobs = (([table[int(r)] for r in part],part,recipe.symprec) for part in np.array_split(valid,-(-len(valid)//256)))
-    known = (calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
-             |(dict(know_measured=dict(know_measured)) if know_measured else {}))
+    known = calibrate_powder(raw,join_lines(list(spread(_line_job,jobs,workers))),seed)
     trained = TrainedPowder(model,recipe,dict(name=recipe.name,**known))
     scored,rough = (evaluate_powder(trained,table,test,workers,*how) for how in ((),(recipe.effects,seed+1)))
-    known['know']['right'] = right = _right(answered := answered_rates(trained,scored,rough))
-    if know_measured: known['know_measured']['right_simulated'], right[1] = right[1], None # at another threshold
+    answered = answered_rates(trained,scored,rough); known['know']['right'] = _right(answered)
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),training=len(train),
                            validation=len(valid),test=len(test),seed=seed),**known,
                  scores=dict(scored.to_dict(),extinction_class_top1=scored.coarse_accuracy(extinction_class)),
@@ -1160,12 +1149,12 @@ def finish_powder(
 # %% ../nbs/57_powder_model.ipynb #e88feee6
 def answered_rates(
     trained:TrainedPowder,
-    standard, rough, # `Evaluation`s: of the standard instrument, of any
+    *scored, # `Evaluation`s: of the standard instrument, of any
 )->list: # a dict each
     "Share of patterns that are answered, and the share of right ones among them."
     found = []
-    for exact,s in ((True,standard),(False,rough)):
-        sure = trained.knows(s.probabilities,exact)
+    for s in scored:
+        sure = trained.knows(s.probabilities)
         found.append(dict(answered=rate(sure),right=rate(s.ranks[sure]==0) if sure.any() else None))
     return found
 
@@ -1329,29 +1318,28 @@ def measured_scores(
                 crystal_system=rate(coarse(crystal_system)), extinction_class=rate(coarse(extinction_class)))
 
 # %% ../nbs/57_powder_model.ipynb #800f9957
-def calibrate_measured(
-    answers,          # (n, 230) probabilities by networks that did not learn from these patterns
-    groups,           # (n,) their space groups
-    fold,             # (n,) numbers; repeats of one mineral in one
-    temperature=1.,   # at which they were given
-    wanted:float=.9,  # share of right answers above the threshold
-)->dict: # for a card: temperature and threshold; on folds that they were not fitted on the shares answered, right of these, and the calibration error, without and with them
-    "Temperature and threshold for measured patterns."
+def measured_confidence(
+    answers,         # (n, 230) probabilities by networks that did not learn from these patterns
+    groups,          # (n,) their space groups
+    threshold:float, # from which the model stands by its answers
+    fold,            # (n,) numbers; repeats of one mineral in one
+    wanted:float=.9, # share of right answers above a threshold that is fitted
+)->dict: # shares answered and, of these, right; calibration error; the same where temperature (a factor) and threshold are fitted on other folds
+    "What confidence is worth on measured patterns."
     said, target, fold = np.log(np.maximum(answers,1e-12)), np.asarray(groups,int)-1, np.asarray(fold)
-    at = lambda t,rows: torch.as_tensor(said[rows]/t).softmax(1).numpy()
+    right, n = said.argmax(1)==target, len(said); at = lambda t,rows: torch.as_tensor(said[rows]/t).softmax(1).numpy()
     def fitted(rows):
         t = fit_temperature(said[rows],target[rows]); p = at(t,rows)
-        return t,confidence_threshold(p.max(1),p.argmax(1)==target[rows],wanted)[0]
-    right, confidence, sure = said.argmax(1)==target, np.zeros(len(said)), np.zeros(len(said),bool)
+        return t,confidence_threshold(p.max(1),right[rows],wanted)[0]
+    def worth(confidence, sure):
+        return dict(answered=float(sure.mean()),right=float(right[sure].mean()) if sure.any() else None,
+                    calibration_error=expected_calibration_error(confidence,right))
+    confidence, sure = np.zeros(n), np.zeros(n,bool)
     for f in np.unique(fold):
-        mine = fold==f; t,threshold = fitted(~mine)
-        confidence[mine] = at(t,mine).max(1); sure[mine] = confidence[mine]>=threshold
-    t,threshold = fitted(np.ones(len(said),bool))
-    return dict(wanted=wanted,temperature=temperature*t,threshold=threshold,answered=float(sure.mean()),
-                right=float(right[sure].mean()) if sure.any() else None,patterns=len(said),
-                calibration_error=dict(without=expected_calibration_error(np.exp(said).max(1),right),
-                                       with_it=expected_calibration_error(confidence,right)),
-                measured_on='measured patterns, each answered by a network that learned from other folds')
+        mine = fold==f; t,least = fitted(~mine); confidence[mine] = at(t,mine).max(1); sure[mine] = confidence[mine]>=least
+    (t,least), c = fitted(np.ones(n,bool)), np.exp(said).max(1)
+    return dict(threshold=threshold,patterns=n,**worth(c,c>=threshold),
+                fitted=dict(wanted=wanted,temperature=t,threshold=least,**worth(confidence,sure)))
 
 # %% ../nbs/57_powder_model.ipynb #b9a79e27
 def cross_validate_measured(
@@ -1373,7 +1361,7 @@ def cross_validate_measured(
                              seed=seed+f,**settings)
         after[~seen] = powder_probabilities(one,arrays[~seen])[0]
     return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,
-                know_measured=calibrate_measured(after,groups,fold,trained.known(False)['temperature']),
+                know_measured=measured_confidence(after,groups,trained.card.get('know',{}).get('threshold',0.),fold),
                 before=measured_scores(powder_probabilities(trained,arrays)[0],groups),
                 after=measured_scores(after,groups))
 
@@ -1386,7 +1374,7 @@ def train_measured(
     steps:int=100,            # batches
     crystals:int=6000,        # training crystals among which the measured patterns are mixed
     workers:int=2, seed:int=0,
-    folds:int=5, minerals:int=20, # folds for temperature and threshold of measured patterns; for fewer groups of repeats there are none
+    folds:int=5, minerals:int=20, # folds that tell what confidence is worth; with fewer groups of repeats nothing is told
 )->TrainedPowder: # with the card of the base, and `know_measured`
     "Teach a network measured patterns."
     base = load_powder(recipe.base).calling(recipe.called_noisy)
