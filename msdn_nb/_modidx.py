@@ -1000,6 +1000,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'msdn_nb.paper_a_rare._picked': ('paper_a_rare.html#_picked', 'msdn_nb/paper_a_rare.py'),
                                       'msdn_nb.paper_a_rare._probabilities': ( 'paper_a_rare.html#_probabilities',
                                                                                'msdn_nb/paper_a_rare.py'),
+                                      'msdn_nb.paper_a_rare._repeated': ('paper_a_rare.html#_repeated', 'msdn_nb/paper_a_rare.py'),
                                       'msdn_nb.paper_a_rare._scored': ('paper_a_rare.html#_scored', 'msdn_nb/paper_a_rare.py'),
                                       'msdn_nb.paper_a_rare._split_44': ('paper_a_rare.html#_split_44', 'msdn_nb/paper_a_rare.py'),
                                       'msdn_nb.paper_a_rare._summed': ('paper_a_rare.html#_summed', 'msdn_nb/paper_a_rare.py'),

@@ -97,14 +97,18 @@ def _picked(kept, rows):
     return items[kept[1][items]>0]
 
 # %% ../nbs/49_paper_a_rare.ipynb #009c85c2
+def _repeated(kept, learn, rare, target, seed):
+    "Crystals of the rare groups once more, as many as fill them"
+    items = _picked(kept,learn); items = items[repeats(kept[1][items],rare,target,seed)]
+    return kept[0][items],kept[1][items]
+
 def _extra(condition, table, learn, kept, rare, target, seed, folder, workers):
     "Features and groups to learn from besides, and the populations"
     groups = table.space_group; before = {int(g):int((groups[learn]==g).sum()) for g in rare}
     facts = dict(before=before)
     if condition=='plain': return None,{**facts,'after':before}
     if condition=='repeated':
-        items = _picked(kept,learn); items = items[repeats(kept[1][items],rare,target,seed)]
-        return (kept[0][items],kept[1][items]),{**facts,'after':{g:max(n,target) if n else 0 for g,n in before.items()}}
+        return _repeated(kept,learn,rare,target,seed),{**facts,'after':{g:max(n,target) if n else 0 for g,n in before.items()}}
     asked = table,learn[np.isin(groups[learn],rare)]; more = rare,target,condition,seed,workers
     facts = substituted_table(*asked,folder,*more)[2]
     return extra_crystals(*asked,_base().recipe,folder,*more,trunk=_base())[:2],facts
@@ -180,8 +184,10 @@ def _whole_trial(rows, natural, classes, condition, table, rare, target, epochs,
     from msdn_nb.training import RECIPES, Trained, open_cache, predict, train
     learn,valid,test = rows; kept = open_cache(cache)
     recipe = replace(RECIPES['msdn-116'],name='rare-whole',base=None,classes=tuple(classes),batch_size=64,lr=1e-3)
-    extra = (None if condition=='plain' else extra_crystals(table,learn[np.isin(table.space_group[learn],rare)],recipe,
-                                                            made,rare,target,condition,seed,workers)[:2])
+    if condition in METHODS:
+        extra = extra_crystals(table,learn[np.isin(table.space_group[learn],rare)],recipe,made,rare,target,condition,seed,
+                               workers)[:2]
+    else: extra = None if condition=='plain' else _repeated(kept,learn,rare,target,seed)
     learner = train(recipe,table,folder,epochs,rows=(learn,valid),cache=cache,extra=extra,seed=seed,
                     start=_base().model.state_dict())
     items = _picked(kept,test)
@@ -208,7 +214,7 @@ def _whole(run, size, rows):
     from msdn_nb.training import RECIPES, cache_patterns
     if not size.whole: return {}
     cache = cache_patterns(run.table,rows.pool,RECIPES['msdn-116'],run.folder/'patterns',run.workers); found = {}
-    for condition in ('plain',*METHODS):
+    for condition in CONDITIONS:
         trials = []
         for seed in run.seeds(size.repeats):
             name = f'whole-{condition}-{seed}'; run.say(name); parts,natural = _split_44(run.table,rows,seed)
@@ -220,11 +226,11 @@ def _whole(run, size, rows):
 
 # %% ../nbs/49_paper_a_rare.ipynb #c0bfe564
 @experiment('substitution', paper='A', about='44 rare groups and all 116, with and without element substitution', needs='mp',
-            minutes=18)
+            minutes=50)
 def substitution(run):
-    "Heads on the trunk of msdn-72, for 44 groups and for 116; at full size whole networks as well"
+    "Heads on the trunk of msdn-72, for 44 groups and for 116; for 44 whole networks as well"
     size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,
-                              whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=0),
+                              whole=6), reduced=dict(repeats=3,common=300,share=.3,seen_44=50_000,seen_116=60_000,whole=2),
                     quick=dict(rare=3,cap=24,target=27,common=2,share=.004,seen_44=200,seen_116=400,whole=1))
     from msdn_nb.training import split_of
     seed72 = _base().card.get('data',{}).get('seed',0); split_of(_base(),run.table,not run.quick) # its own table, or crystals are not new
