@@ -674,7 +674,8 @@ def _with_measured(task):
                          f'--measured FILE.parquet, or train {recipe.base}')
     _alone(recipe.name); same_split(load_powder(recipe.base).card, task.table, task.seed, recipe.name)
     learn = train_measured(recipe, task.table, file, task.run, workers=task.workers, seed=task.seed)
-    return learn.model, dict(started_from=_begun(recipe.base), know_measured=learn.card.get('know_measured'),
+    worth = {k: learn.card[k] for k in ('know_measured',) if k in learn.card}
+    return learn.model, dict(started_from=_begun(recipe.base), **worth,
                              measured=dict(file=file.name, data_hash=data_hash(file)))
 
 def _train_powder(task):
@@ -1006,7 +1007,7 @@ def _values(line, columns=None):
 
 def _is_heading(line):
     "Does a line of a file begin with anything but a number?"
-    return not re.match(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?([,\s;]|$)', re.sub(r'\b2\s+(?=th|θ)', '2', line, flags=re.I), re.I)
+    return not re.match(r'\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?([,\s;#]|$)', re.sub(r'\b2\s+(?=th|θ)', '2', line, flags=re.I), re.I)
 
 # %% ../nbs/61_cli.ipynb #953027a0
 def _file_numbers(path, columns):

@@ -398,12 +398,13 @@ def _reasons(candidates, probabilities, trained, unseen, against, exact=False, c
     know, first = trained.card.get('know', {}), candidates[0]
     if trained.knows(probabilities[None])[0]: return [*unseen, *against]
     right, of = (know.get('right') or (None, None))[0 if exact else 1], 'without noise' if exact else 'of such instruments'
-    minerals = not exact and (trained.card.get('know_measured') or {}).get('right')
+    minerals = {} if exact else trained.card.get('know_measured', {})
     together = sum(float(probabilities[g - 1]) for g in first.extinction_class)
     weak = (f"the first candidate has {100*first.probability:.0f} %, and the model stands by its answers from "
             f"{100*know['threshold']:.0f} % on" + (f', of which {100*right:.0f} of 100 are right for computed patterns {of}'
                                                    if right else '')
-            + (f' (and {100*minerals:.0f} of 100 were for measured minerals new to models taught like it)' if minerals else ''))
+            + (f"; of answers to measured minerals from {100*minerals['threshold']:.0f} % on, by models taught like it that had "
+               f"not met them, {100*minerals['right']:.0f} of 100 were right" if minerals.get('right') else ''))
     if len(first.extinction_class) > 1:
         weak += f"; the {len(first.extinction_class)} groups of its extinction class have {100*together:.0f} % together"
     if check is None:

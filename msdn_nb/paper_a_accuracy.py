@@ -9,8 +9,8 @@ __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER
            'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers',
            'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm', 'plain_network',
            'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes', 'difference',
-           'gains_by_system', 'ablation_changes', 'ablation', 'matched_split', 'compositions', 'prototypes',
-           'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
+           'gains_by_system', 'ablation_changes', 'ablation', 'ablation_luck', 'ablation_std', 'matched_split',
+           'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
@@ -601,6 +601,26 @@ def ablation(run):
         base = changes[name].get('against', 'default')
         told[name] = dict(against=base, **_change_scores(rows, found[base]))
     return dict(changes=told, groups=list(class_set(size.groups)))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #8c1be435
+def ablation_luck(
+    changes,  # of the record of `ablation`
+    seeds:int # trainings of each change
+)->float:     # standard deviation of the difference of two changes, from the luck of trainings alone
+    "How much two trainings of the same differ"
+    if seeds > 1: return float(np.sqrt(np.mean([c['top1']['std']**2 for c in changes.values()])*2/seeds))
+    return abs(changes['another seed']['difference']['value']) if 'another seed' in changes else 0.
+
+def ablation_std(
+    changes, # of the record of `ablation`
+    seeds:int
+)->dict:     # change -> standard deviation of its difference, of crystals and trainings together
+    "How far the differences of an ablation can be trusted"
+    luck, found = ablation_luck(changes, seeds), {}
+    for name, c in changes.items():
+        own = sum((x['top1']['std'] or 0)**2 for x in (c, changes[c['against']]))/seeds # in the difference's, of these seeds
+        found[name] = float(np.sqrt(max(c['difference']['std']**2 - own, 0) + luck**2))
+    return found
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #25ad28dd
 def matched_split(

@@ -1381,7 +1381,7 @@ def train_measured(
     rows = some_rows(split_of(base,table)[0],crystals,seed)
     lines = open_lines(cache_lines(table,rows,Path(folder)/'lines',workers,recipe.symprec))
     lines = lines+law_made(lines,crystals//10,seed); arrays,groups = read_collection(collection)
-    card = dict(base.card)
+    card = dict(base.card,name=recipe.name)
     if folds>1 and near_repeats(arrays).max()+1>=max(minerals,folds):
         card['know_measured'] = cross_validate_measured(base,lines,arrays,groups,steps,folder,folds,seed)['know_measured']
     return replace(learn_measured(base,lines,arrays,groups,steps,folder,seed=seed),recipe=recipe,card=card)

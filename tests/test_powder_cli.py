@@ -262,6 +262,10 @@ def test_cell(toy, scan, tmp_path):
             and not any('fit no reflection' in w for w in found['warnings']))
     wrong = run_json('identify', scan, '--cell', '5.1 5.1 9 90 90 120', '--model', toy)[1][0]
     assert wrong['undecided'] and any('fit no reflection of the cell' in w for w in wrong['warnings'])
+    # where the card knows what answers to minerals were worth, a doubt says so
+    worth = replace(load_powder(toy), card=dict(load_powder(toy).card, know_measured=dict(threshold=.45, right=.81)))
+    with warnings.catch_warnings(): warnings.simplefilter('ignore'); found = identify(pattern(CORUNDUM), worth)
+    assert any('measured minerals from 45 %' in w and '81 of 100 were right' in w for w in found.warnings), found.warnings
     # a cell that leaves much of the pattern unexplained is a reason for doubt, however confident the model
     trained = load_powder(toy); sure = replace(trained, card=dict(trained.card, know=dict(wanted=.9, threshold=0.)))
     alien = powder_pattern(Crystal(3.9*np.eye(3), [29], [[0, 0, 0]]), CU); own = pattern(CORUNDUM)
