@@ -1054,6 +1054,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'msdn_nb.paper_b._fold_answers': ('paper_b.html#_fold_answers', 'msdn_nb/paper_b.py'),
                                  'msdn_nb.paper_b._gcdd': ('paper_b.html#_gcdd', 'msdn_nb/paper_b.py'),
                                  'msdn_nb.paper_b._learn': ('paper_b.html#_learn', 'msdn_nb/paper_b.py'),
+                                 'msdn_nb.paper_b._mineral_company': ('paper_b.html#_mineral_company', 'msdn_nb/paper_b.py'),
                                  'msdn_nb.paper_b._minutes': ('paper_b.html#_minutes', 'msdn_nb/paper_b.py'),
                                  'msdn_nb.paper_b._powder_230': ('paper_b.html#_powder_230', 'msdn_nb/paper_b.py'),
                                  'msdn_nb.paper_b._reader': ('paper_b.html#_reader', 'msdn_nb/paper_b.py'),

@@ -34,7 +34,7 @@ _SHARE = 'in the folder that the environment variable MSDN_SHARED names'
 NEEDS = dict(mp=Needed('mp/structures.parquet', 'the structures of the Materials Project',
                        'collect them with `msdn data mp --out FILE` (about an hour, most of it spent on finding '
                        '150,000 space groups; it resumes, and wants a free key) and add --data FILE; what asks '
-                          'shipped networks about unseen crystals wants the very table they learned from, and says so'),
+                       'shipped networks about unseen crystals wants the very table they learned from, and says so'),
              rruff=Needed('powder_measured/rruff.parquet', 'labelled powder patterns of the RRUFF project',
                           'they come with Salgado et al., npj Comput. Mater. 9 (2023), a download of minutes; put them '
                           f'as powder_measured/rruff.parquet (columns id, space_group, intensity) {_SHARE}'),

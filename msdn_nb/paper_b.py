@@ -533,6 +533,15 @@ def _rruff(path, n):
     from msdn_nb.powder_model import read_collection
     return dict(zip(('arrays', 'groups'), read_collection(path, n)))
 
+def _mineral_company(run, trained, crystals, laws):
+    "Rows of training crystals, and the lines of them and of laws, among which measured patterns are mixed"
+    from msdn_nb.powder_model import cache_lines, law_made, open_lines
+    from msdn_nb.training import split_of
+    rows = some_rows(split_of(trained, run.table, not run.quick)[0], crystals, run.seed)
+    cache = cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers, trained.recipe.symprec)
+    lines = open_lines(cache)
+    return rows, lines + law_made(lines, laws, run.seed)
+
 def _fold_answers(lines, trained, simulated, arrays, groups, repeats, fold, f, steps, folder, seed):
     "Answers to one fold by a network that went on learning from the others"
     from msdn_nb.powder_model import learn_measured, powder_probabilities
@@ -546,21 +555,18 @@ def _fold_answers(lines, trained, simulated, arrays, groups, repeats, fold, f, s
             needs='mp rruff', minutes=15)
 def rruff(run):
     "The shipped network, and cross-validation by groups of repeats"
-    from msdn_nb.powder_model import (POWDER_MODELS, cache_lines, law_made, measured_confidence,
-                                      measured_scores, near_repeats, open_lines, powder_probabilities, repeat_folds)
-    from msdn_nb.training import split_of
+    from msdn_nb.powder_model import (POWDER_MODELS, measured_confidence, measured_scores, near_repeats,
+                                      powder_probabilities, repeat_folds)
     size = run.size(full=dict(crystals=40_000, laws=4000, steps=400, folds=5, patterns=300),
                     reduced=dict(crystals=6000, laws=600, steps=100),
                     quick=dict(crystals=30, laws=4, steps=1, folds=2, patterns=12))
-    trained = _powder_230(); arrays, groups = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns).values()
-    called = POWDER_MODELS['powder-230-measured'].called_noisy
+    trained = _powder_230(); known = run.arrays('patterns', _rruff, run.path('rruff'), size.patterns)
+    arrays, groups, called = known['arrays'], known['groups'], POWDER_MODELS['powder-230-measured'].called_noisy
     asked = dict(before=trained, alone=trained.alone(), calling=trained.calling(called))
     answer = lambda trained, arrays: dict(probabilities=powder_probabilities(trained, arrays)[0])
     scores = {name: measured_scores(run.arrays(name, answer, t, arrays)['probabilities'], groups)
               for name, t in asked.items()}
-    rows = some_rows(split_of(trained, run.table, not run.quick)[0], size.crystals, run.seed)
-    lines = open_lines(cache_lines(run.table, rows, run.folder/'lines', 1 if run.quick else run.workers,
-                                   trained.recipe.symprec)); lines += law_made(lines, size.laws, run.seed)
+    rows, lines = _mineral_company(run, trained, size.crystals, size.laws)
     repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
