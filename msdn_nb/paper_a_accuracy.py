@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
            'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES',
-           'ABLATION_SIZES', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows', 'make_study',
-           'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned', 'answers',
-           'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm', 'plain_network',
-           'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes', 'difference',
-           'gains_by_system', 'ablation_changes', 'ablation', 'ablation_luck', 'ablation_std', 'matched_split',
-           'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
+           'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows',
+           'make_study', 'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned',
+           'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm',
+           'plain_network', 'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes',
+           'difference', 'gains_by_system', 'ablation_changes', 'ablation', 'ablation_normalised', 'ablation_luck',
+           'ablation_std', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
+           'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
@@ -521,6 +522,26 @@ def gains_by_system(
     return {s: difference(*(np.atleast_2d(r)[:, systems == s] for r in (a, b))) for s in CRYSTAL_SYSTEMS
             if (systems == s).sum() > 1}
 
+# %% ../nbs/45_paper_a_accuracy.ipynb #ab1ec0e2
+def _network_changes(norm):
+    "Beams and heads, and the normalisation or, where it is the default, the decay of the weights"
+    last = {'weight decay 0.01': dict(learning=dict(weight_decay=.01))} if norm else {
+            'batch normalisation': dict(network=dict(norm=True))}
+    return {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))),
+            'one head': dict(network=dict(one_head=True)), **last}
+
+def _larger_changes(pixels):
+    "Larger patterns, read as they are and reduced"
+    return {f'{pixels} pixels, beam set aside': dict(patterns=dict(pixels=pixels), shaped=LINES | dict(centre=CENTRE)),
+            f'{pixels} pixels, reduced to 64': dict(patterns=dict(pixels=pixels), shaped=paper_lines(pixels, pixels//64))}
+
+def _released_changes():
+    "The released program, and what it is to be compared with"
+    large = dict(patterns=dict(pixels=256), against='shaped at 256 pixels')
+    return {'shaped at 256 pixels': dict(patterns=large['patterns'], shaped=LINES),
+            'direct beam set aside': dict(large, shaped=LINES | dict(centre=CENTRE)),
+            'released program': dict(large, shaped=LINES | dict(mode='released'))}
+
 # %% ../nbs/45_paper_a_accuracy.ipynb #5a1ab050
 def ablation_changes(
     thresholds=(30, 100),    # grey levels in place of 50
@@ -529,8 +550,10 @@ def ablation_changes(
     crystallites=(20., 80.), # angstrom, in place of 40
     fields=(.6,),            # 1/angstrom, in place of 1
     released=True,           # compare with the released program?
-    shaped=LINES             # what the default's shaping is
-)->dict:                     # label -> its patterns, shaping, network or seed, and `against` what it is set
+    shaped=LINES,            # what the default's shaping is
+    norm=False,              # with batch normalisation, which then is no change?
+    larger=()                # edges, multiples of 64, of patterns that are read with the direct beam set aside, or reduced to 64
+)->dict:                     # label -> its patterns, shaping, network, learning or seed, and `against` what it is set
     "One change at a time"
     field = lambda f: replace(PAPER, detector=replace(PAPER.detector, field_of_view=f))
     changes = {'default': {}, 'another seed': dict(seed=1000)}
@@ -539,17 +562,14 @@ def ablation_changes(
     changes |= {'no lines': dict(shaped=shaped | dict(factor=.5)),
                 'graded lines': dict(shaped=shaped | dict(mode='response')),
                 'log intensities': dict(patterns=dict(scale='log'))}
-    changes |= {'beam x alone': dict(network=dict(beams=(0,))), 'beams x and y': dict(network=dict(beams=(0, 1))),
-                'one head': dict(network=dict(one_head=True)), 'batch normalisation': dict(network=dict(norm=True))}
+    changes |= _network_changes(norm)
     changes |= {f'{p} pixels': dict(patterns=dict(pixels=p), shaped=shaped) for p in pixels}
+    for p in larger: changes |= _larger_changes(p)
     changes |= {f'crystallite {c:g} Å': dict(patterns=dict(setup=replace(PAPER, crystallite=Crystallite(c))))
                 for c in crystallites}
     changes |= {f'field of view {f:g}/Å': dict(patterns=dict(setup=field(f))) for f in fields}
-    if released:
-        large = dict(patterns=dict(pixels=256), against='shaped at 256 pixels')
-        changes |= {'shaped at 256 pixels': dict(patterns=large['patterns'], shaped=LINES),
-                    'direct beam set aside': dict(large, shaped=LINES | dict(centre=CENTRE)),
-                    'released program': dict(large, shaped=LINES | dict(mode='released'))}
+    if released: changes |= _released_changes()
+    if norm: changes = {name: dict(c, network=dict(c.get('network', {}), norm=True)) for name, c in changes.items()}
     return changes
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #1d997573
@@ -560,8 +580,10 @@ def _ablated(run, size, change, seed):
     edge = 224 if size.pixels > 224 else size.pixels if study.pixels > 224 else None
     how = dict(architecture='MSDN')
     if 'network' in change: how = dict(architecture='MSDN-variant', model_args=change['network'])
+    how |= change.get('learning', {})
     trained = learned(run, study, seed=seed + change.get('seed', 0), epochs=size.epochs, shaped=change.get('shaped'),
                       size=edge, **how)
+    if change.get('network', {}).get('norm'): settle_norm(trained, study, seed=run.seed)
     test, valid = (answers(trained, study, rows) for rows in (study.test, study.valid))
     return dict(ranks=test.ranks.astype(np.uint8), rows=test.rows, valid=valid.ranks.astype(np.uint8),
                 minutes=np.array(sum(e['minutes'] for e in trained.card['log'])))
@@ -585,11 +607,10 @@ ABLATION_SIZES = dict(
     quick=dict(QUICK, crystals=100,
                changes=dict(thresholds=[], factors=[1.3], pixels=[], crystallites=[], fields=[])))
 
-@experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=45)
-def ablation(run):
+# %% ../nbs/45_paper_a_accuracy.ipynb #ab1ec0df
+def _ablation(run, size, changes):
     "Every change on the same crystals"
-    size = run.size(**ABLATION_SIZES); seeds, found = run.seeds(size.repeats), {}
-    changes = ablation_changes(**size.changes, shaped=paper_lines(size.pixels))
+    seeds, found = run.seeds(size.repeats), {}
     for k, (name, change) in enumerate(changes.items()):
         def job(name, seed, *told): return _ablated(run, size, change, seed)
         found[name] = [run.arrays(f'change-{k}-seed-{seed}', job, name, seed, size.crystals, size.epochs)
@@ -601,6 +622,24 @@ def ablation(run):
         base = changes[name].get('against', 'default')
         told[name] = dict(against=base, **_change_scores(rows, found[base]))
     return dict(changes=told, groups=list(class_set(size.groups)))
+
+@experiment('ablation', paper='A', about='shaping, patterns and network changed one at a time', needs='mp', minutes=45)
+def ablation(run):
+    "Changes of the paper's network"
+    size = run.size(**ABLATION_SIZES)
+    return _ablation(run, size, ablation_changes(**size.changes, shaped=paper_lines(size.pixels)))
+
+# %% ../nbs/45_paper_a_accuracy.ipynb #ab1ec0e1
+NORMALISED_CHANGES = dict(full=dict(pixels=[64, 128]), reduced=dict(pixels=[48, 96, 128], larger=[128]),
+                          quick=dict(larger=[128], released=False))
+
+@experiment('ablation-normalised', paper='A', about='the same changes, of a network with batch normalisation', needs='mp',
+            minutes=100)
+def ablation_normalised(run):
+    "Changes of the normalised network"
+    size = run.size(**{form: dict(told, changes=told['changes'] | NORMALISED_CHANGES[form])
+                       for form, told in ABLATION_SIZES.items()})
+    return _ablation(run, size, ablation_changes(**size.changes, shaped=paper_lines(size.pixels), norm=True))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #8c1be435
 def ablation_luck(
