@@ -10,8 +10,8 @@ __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER
            'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm',
            'plain_network', 'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes',
            'difference', 'gains_by_system', 'ablation_changes', 'ablation', 'ablation_normalised', 'ablation_luck',
-           'ablation_std', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law', 'curve_rows',
-           'learning_curve']
+           'ablation_effects', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
+           'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json
@@ -643,22 +643,25 @@ def ablation_normalised(run):
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #8c1be435
 def ablation_luck(
-    changes,  # of the record of `ablation`
+    changes,  # of the record of an ablation
     seeds:int # trainings of each change
-)->float:     # standard deviation of the difference of two changes, from the luck of trainings alone
-    "How much two trainings of the same differ"
-    if seeds > 1: return float(np.sqrt(np.mean([c['top1']['std']**2 for c in changes.values()])*2/seeds))
-    return abs(changes['another seed']['difference']['value']) if 'another seed' in changes else 0.
+)->float:     # standard deviation of the accuracy of one training
+    "How much trainings of the same differ"
+    if seeds > 1: return float(np.sqrt(np.mean([c['top1']['std']**2 for c in changes.values()])))
+    return abs(changes['another seed']['difference']['value'])/2**.5 if 'another seed' in changes else 0.
 
-def ablation_std(
-    changes, # of the record of `ablation`
-    seeds:int
-)->dict:     # change -> standard deviation of its difference, of crystals and trainings together
-    "How far the differences of an ablation can be trusted"
-    luck, found = ablation_luck(changes, seeds), {}
+def ablation_effects(
+    changes,  # of the record of an ablation
+    seeds:int # trainings of each change
+)->dict:      # change -> dict of `value`, `std` and `against`, the name of its base
+    "What every change brings, the default trained from other seeds included in its base"
+    luck, again, found = ablation_luck(changes, seeds), changes.get('another seed'), {}
     for name, c in changes.items():
         own = sum((x['top1']['std'] or 0)**2 for x in (c, changes[c['against']]))/seeds # in the difference's, of these seeds
-        found[name] = float(np.sqrt(max(c['difference']['std']**2 - own, 0) + luck**2))
+        crystals, shared = c['difference']['std']**2 - own, c['against'] == 'default' and name != 'another seed' and again
+        value = c['difference']['value'] - (again['difference']['value']/2 if shared else 0)
+        trainings = luck**2*(1/seeds + 1/(seeds*(1 + bool(shared))))
+        found[name] = dict(value=value, std=float(np.sqrt(max(crystals, 0) + trainings)), against=c['against'])
     return found
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #25ad28dd

@@ -385,11 +385,10 @@ def case_patterns(
     return dict(spots=packed(spot_pattern(beams)), powder=packed(np.round(255*powder/powder.max())))
 
 # %% ../nbs/47_paper_a_answers.ipynb #c66fd51d
-def _powder_answers(crystal, passes, seed):
-    "What powder-230 says to an ideal pattern"
+def _powder_answers(crystal, trained, passes, seed):
+    "What a powder model says to an ideal pattern"
     from msdn_nb.powder import powder_pattern, to_axis
-    from msdn_nb.powder_model import load_powder, powder_probabilities
-    trained = load_powder('powder-230')
+    from msdn_nb.powder_model import powder_probabilities
     mean, std = powder_probabilities(trained, to_axis(powder_pattern(crystal))[None], passes, seed=seed)
     return top_answers(mean[0], std[0], trained.classes)
 
@@ -397,21 +396,19 @@ def _part(row, parts):
     return next((name for name, rows in zip(('training', 'validation', 'test'), parts) if row in rows),
                 'not among its groups')
 
-def _case(table, name, pixels, passes, seed, strict):
+def _case(table, name, networks, pixels, passes, seed, strict):
     "Everything about one crystal"
-    from msdn_nb.powder_model import load_powder
     row = next(iter(np.flatnonzero(table.material_id == name)), None)
     if row is None: return dict(material_id=name, present=False)
-    crystal, trained = table[int(row)], load_weights('msdn-72')
+    crystal, (trained, powder), group = table[int(row)], networks, int(table.space_group[row])
     mean, std = predict(trained, pattern_images([standard_cell(crystal, trained.recipe.symprec)],
                                                 trained.recipe).numpy(), passes, seed=seed)
-    group, powder = int(table.space_group[row]), load_powder('powder-230')
     parts = {'msdn-72': split_of(trained, table, strict), 'powder-230': split_of(powder, table, strict)}
     return dict(material_id=name, present=True, formula=crystal.to_pymatgen().composition.reduced_formula,
                 atoms=len(crystal.numbers), space_group=group, symbol=symbol(group),
                 tight=int(table.space_group_tight[row]), part={k: _part(row, v) for k, v in parts.items()},
                 answers={'msdn-72': top_answers(mean[0], std[0], trained.recipe.classes),
-                         'powder-230': _powder_answers(crystal, passes, seed)}, **case_patterns(crystal, pixels))
+                         'powder-230': _powder_answers(crystal, powder, passes, seed)}, **case_patterns(crystal, pixels))
 
 # %% ../nbs/47_paper_a_answers.ipynb #3a6470a1
 def alike(a, b, key)->float: # -1..1
@@ -423,7 +420,9 @@ def alike(a, b, key)->float: # -1..1
 def cases(run):
     "Patterns and answers of eight crystals, where present"
     size = run.size(full=dict(pixels=128, passes=500), quick=dict(pixels=48, passes=10))
-    found = {name: run.step(name, _case, run.table, name, size.pixels, size.passes, run.seed, not run.quick)
+    from msdn_nb.powder_model import load_powder
+    networks = load_weights('msdn-72'), load_powder('powder-230')
+    found = {name: run.step(name, _case, run.table, name, networks, size.pixels, size.passes, run.seed, not run.quick)
              for pair in CASES for name in pair}
     pairs = [dict(names=[a, b],
                   **({key: alike(found[a], found[b], key) for key in ('spots', 'powder')} if found[a]['present']

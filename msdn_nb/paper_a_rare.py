@@ -102,7 +102,7 @@ def _repeated(kept, learn, rare, target, seed):
     items = _picked(kept,learn); items = items[repeats(kept[1][items],rare,target,seed)]
     return kept[0][items],kept[1][items]
 
-def _extra(condition, table, learn, kept, rare, target, seed, folder, workers):
+def _extra(base, condition, table, learn, kept, rare, target, seed, folder, workers):
     "Features and groups to learn from besides, and the populations"
     groups = table.space_group; before = {int(g):int((groups[learn]==g).sum()) for g in rare}
     facts = dict(before=before)
@@ -111,7 +111,7 @@ def _extra(condition, table, learn, kept, rare, target, seed, folder, workers):
         return _repeated(kept,learn,rare,target,seed),{**facts,'after':{g:max(n,target) if n else 0 for g,n in before.items()}}
     asked = table,learn[np.isin(groups[learn],rare)]; more = rare,target,condition,seed,workers
     facts = substituted_table(*asked,folder,*more)[2]
-    return extra_crystals(*asked,_base().recipe,folder,*more,trunk=_base())[:2],facts
+    return extra_crystals(*asked,base.recipe,folder,*more,trunk=base)[:2],facts
 
 # %% ../nbs/49_paper_a_rare.ipynb #5c19ddc8
 def _head(classes, table, rows, cache, extra, seen, seed, folder):
@@ -167,11 +167,12 @@ def _scored(probabilities, labels, classes, extra, learned, natural, rare):
     return {k:{part:rare_scores(q[m],target[m],classes) for part,m in parts.items()} for k,q in p.items()}
 
 # %% ../nbs/49_paper_a_rare.ipynb #704721e5
-def _trial(rows, natural, classes, condition, table, rare, target, seen, seed, drawn, cache, made, folder, workers):
+def _trial(base, rows, natural, classes, condition, table, rare, target, seen, seed, drawn, cache, made, folder,
+           workers):
     "Populations and scores of one condition"
     from msdn_nb.training import open_cache
     learn,valid,test = rows; kept = open_cache(cache)
-    extra,facts = _extra(condition,table,learn,kept,rare,target,drawn,made,workers)
+    extra,facts = _extra(base,condition,table,learn,kept,rare,target,drawn,made,workers)
     network = _head(classes,table,(learn,valid),cache,extra,seen,seed,folder); items = _picked(kept,test)
     found = _scored(_probabilities(network,kept[0][items]),kept[1][items],classes,extra,kept[1][_picked(kept,learn)],
                     natural,rare)
@@ -179,7 +180,8 @@ def _trial(rows, natural, classes, condition, table, rare, target, seen, seed, d
     return dict(facts,tested=len(items),scores=found)
 
 # %% ../nbs/49_paper_a_rare.ipynb #11a53a00
-def _whole_trial(rows, natural, classes, condition, table, rare, target, epochs, seed, cache, made, folder, workers):
+def _whole_trial(base, rows, natural, classes, condition, table, rare, target, epochs, seed, cache, made, folder,
+                 workers):
     "The same with a network of which everything learns"
     from msdn_nb.training import RECIPES, Trained, open_cache, predict, train
     learn,valid,test = rows; kept = open_cache(cache)
@@ -189,7 +191,7 @@ def _whole_trial(rows, natural, classes, condition, table, rare, target, epochs,
                                workers)[:2]
     else: extra = None if condition=='plain' else _repeated(kept,learn,rare,target,seed)
     learner = train(recipe,table,folder,epochs,rows=(learn,valid),cache=cache,extra=extra,seed=seed,
-                    start=_base().model.state_dict())
+                    start=base.model.state_dict())
     items = _picked(kept,test)
     answers = predict(Trained(learner.model.float().eval().cpu(),recipe,{}),kept[0][items])[0]
     for path in Path(folder).glob('checkpoint.pt*'): path.unlink()
@@ -218,8 +220,8 @@ def _whole(run, size, rows):
         trials = []
         for seed in run.seeds(size.repeats):
             name = f'whole-{condition}-{seed}'; run.say(name); parts,natural = _split_44(run.table,rows,seed)
-            trials.append(run.step(name,_whole_trial,parts,natural,rows.rare,condition,run.table,rows.rare,size.target,
-                                   size.whole,seed,cache,run.folder/f'44-{condition}-{seed}',run.folder/name,
+            trials.append(run.step(name,_whole_trial,_base(),parts,natural,rows.rare,condition,run.table,rows.rare,
+                                   size.target,size.whole,seed,cache,run.folder/f'44-{condition}-{seed}',run.folder/name,
                                    workers=run.workers))
         found[condition] = _summed(trials)
     return found
@@ -245,8 +247,8 @@ def substitution(run):
         for seed in run.seeds(size.repeats):
             for c in CONDITIONS:
                 name,drawn = f'{task}-{c}-{seed}',seed if task=='44' else run.seed; run.say(name); parts,natural = split(seed)
-                trials[c].append(run.step(name,_trial,parts,natural,classes,c,run.table,rows.rare,size.target,seen,seed,drawn,
-                                          cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',workers=run.workers))
+                trials[c].append(run.step(name,_trial,_base(),parts,natural,classes,c,run.table,rows.rare,size.target,seen,seed,
+                                          drawn,cache,run.folder/f'{task}-{c}-{drawn}',run.folder/f'head-{name}',workers=run.workers))
         prior = Counter(groups[split(run.seed)[0][2]].tolist())
         found[task] = dict(conditions={c:_summed(t) for c,t in trials.items()},
                            ceiling=ceiling(classes,prior={g:prior[g] for g in classes},axes='free'))

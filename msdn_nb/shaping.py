@@ -473,7 +473,7 @@ def measure_shaping(
         t = time.perf_counter(); shaped_patterns_batch(images, mode=mode, workers=workers)
         times.append(time.perf_counter() - t)
     found = dict(images_per_second=len(flat)/min(times), images_per_second_median=len(flat)/float(np.median(times)),
-                 released_program_images_per_second=.25, workers=workers, n=len(flat), rounds=rounds,
+                 workers=workers, n=len(flat), rounds=rounds,
                  pixels=int(flat.shape[-1]), mode=mode, nodes_mean=float(np.mean(count)),
                  nodes_range=[min(count), max(count)], seed=seed, **run_facts(),
                  wall_time_s=time.perf_counter() - start,
