@@ -144,8 +144,10 @@ def evaluate_images(
 
 # %% ../nbs/40_evaluation.ipynb #02bb206e
 @patch
-def plot_reliability(self:Evaluation, ax=None):
-    "Accuracy against confidence."
+def plot_reliability(self:Evaluation,
+    ax=None, # matplotlib axes; new ones by default
+):
+    "Accuracy against confidence; the size of a dot grows with the number of answers."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(3.4,3.2),layout='constrained')[1]
     n,c,a = reliability(self.probabilities.max(1),self.ranks==0).T

@@ -242,7 +242,7 @@ def _highest(parameters, tolerance=.001):
 # %% ../nbs/50_extinction.ipynb #948e1fa3
 def cell_system(
     cell,                  # six numbers (angstrom, degrees), lattice rows (3, 3), or anything with a `lattice`
-    tolerance:float=.001   # relative difference of lengths, and radians of angles, that still count as none
+    tolerance:float=.001   # relative departure of a length from the mean of those that symmetry makes equal, and radians of angles, that still count as none
 )->str: # one of `SYSTEMS`
     "The highest crystal system that the shape of the cell allows, in the axes of the International Tables"
     a, b, c, alpha, beta, gamma = given = unit_cell(cell).parameters

@@ -23,7 +23,7 @@ from .lattices import PAPER_AXIS, LatticeError, PatternAxis, _FAMILIES, _metrics
 from .powder_network import (LAW_RECIPES, LawRecipe, LawSupply, cell_spans, evaluate_law, label_table, law_parts,
                                     law_recipe_from_dict)
 from .shaping import compiled
-from .training import WEIGHTS, Trained, read_weights, save_weights, shipped_weights
+from .training import WEIGHTS, Trained, read_weights, save_weights
 
 # %% ../nbs/55_indexing.ipynb #3ffebee1
 @compiled

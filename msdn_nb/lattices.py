@@ -362,7 +362,7 @@ def split_lattices(
     fractions=(.8, .2),  # share of the lattices in each part
     seed:int=0           # of the shuffling and of the intensities
 )->tuple:                # of `UlbdPart`
-    "Divide the lattices: what tests has never trained"
+    "Divide the lattices: none of the test occurs in training"
     grid = _as_grid(system)
     return tuple(UlbdPart(grid, span, (0, grid.draws), seed) for span in _cuts(len(grid), fractions, 'lattices'))
 
@@ -566,7 +566,7 @@ class UlbdLines:
         import matplotlib.pyplot as plt
         if ax is None: ax = plt.subplots(figsize=(8, 2.2), layout='constrained')[1]
         ax.vlines(self.two_theta, 0, self.intensity/self.intensity.max(), color='#c0392b', lw=1)
-        ax.set(xlabel='2θ (°)', ylim=(0, None)); return ax
+        ax.set(xlabel='2θ (°)', ylabel='intensity', ylim=(0, None)); return ax
 
 def _lines_of(group, cell, metric, key, bounds, axis, multiplicity):
     "The lines of one pattern"

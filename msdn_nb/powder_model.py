@@ -1245,7 +1245,7 @@ class MeasuredBatches:
 
 # %% ../nbs/57_powder_model.ipynb #f6b50cf9
 def _partly_still(model, still):
-    "A copy of which tensors with such beginnings of their names do not learn"
+    "A copy in which tensors whose names begin so are frozen"
     model = copy.deepcopy(model)
     for name,p in model.named_parameters(): p.requires_grad_(not name.startswith(tuple(still)))
     return model

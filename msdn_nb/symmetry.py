@@ -240,6 +240,7 @@ def _signature(number, axes='fixed', size=6):
 def check_axes(
     axes:str # 'fixed' or 'free'
 )->str:      # the same
+    "The word for how axes are taken, or a `SpaceGroupError` that names the two there are"
     if axes not in ('fixed', 'free'):
         raise SpaceGroupError(f"axes {axes!r}: give 'fixed' (settings of the International Tables) or 'free'")
     return axes

@@ -14,7 +14,7 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
-import hashlib, json, os, sys
+import hashlib, json, os, sys, warnings
 from datetime import timedelta
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
@@ -474,6 +474,7 @@ def quiet(
     "No bars and no tables; the log file has it all."
     with learn.no_bar(), learn.no_logging(): yield
 
+# %% ../nbs/30_training.ipynb #f678045f
 SPLIT = (.88,.02,.10) # training, validation, test
 
 def split_rows(
@@ -491,9 +492,13 @@ def same_split(
     seed:int,  # of its split
     name:str,  # of what is trained
 ):
-    "Refuse a training whose test crystals the network that it starts from has seen."
+    "Refuse a training whose test crystals the network that it starts from has seen; warn where that cannot be known."
     data = card.get('data',{}); part = {k:data[k] for k in ('limit','part') if k in data}
-    if data.get('data_hash')!=data_hash(table.path) or (data.get('seed',0),part)==(seed,part_of(table)): return
+    if data.get('data_hash')!=data_hash(table.path):
+        warnings.warn(f'{name}: {card.get("name")}, from which it starts, learned from another table; where crystals of that '
+                      'are in this one, some that it is tested on may have been learned from',stacklevel=2)
+        return
+    if (data.get('seed',0),part)==(seed,part_of(table)): return
     raise ValueError(f'{name}: it starts from {card.get("name")}, which has seen crystals that this division would test '
                      f'it on; give --seed {data.get("seed",0)} and '
                      + (f'--limit {data["limit"]}' if part else 'the whole table'))

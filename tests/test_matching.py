@@ -85,7 +85,7 @@ def test_empty_patterns_and_wrong_shapes(crystals):
 
 
 @pytest.mark.skipif('powder-230' not in shipped_powder(), reason='the weights powder-230 are not here')
-def test_a_measured_spinel_finds_its_cell():
+def test_a_noisy_spinel_finds_its_cell():
     trained, pattern = load_powder('powder-230'), to_axis(read_powder(EXAMPLES/'powder/spinel_MgAl2O4.xy'))
     first = relatives(trained, pattern, 1)[0]
     # spinel, angstrom

@@ -2,7 +2,7 @@
 import gzip, io, struct, warnings, zipfile
 import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from msdn_nb.measured import (check_powder, looks_like_powder, powder_format, read_powder, strip_alpha2, tidy_powder,
+from msdn_nb.measured import (LONGEST, SHORTEST, check_powder, looks_like_powder, powder_format, read_powder, strip_alpha2, tidy_powder,
                               wavelength_angstrom)
 from msdn_nb.powder import PowderError, PowderPattern
 
@@ -116,7 +116,7 @@ def test_numbers(pairs, wavelength):
 @given(st.one_of(st.text(max_size=12), st.floats(), st.integers(), st.none(), st.binary(max_size=3),
                  st.lists(st.integers(), max_size=2)))
 def test_wavelengths(value):
-    try: assert .05 <= wavelength_angstrom(value) <= 6
+    try: assert SHORTEST <= wavelength_angstrom(value) <= LONGEST
     except PowderError as e: assert ';' in str(e)
 
 def test_odd_places(tmp_path):
