@@ -94,7 +94,13 @@ class MSVGG(VGG):
     def decide(self, f): return self.head(f.flatten(0,1)).unflatten(0,f.shape[:2])
 
 # %% ../nbs/21_baselines.ipynb #aa128608
-def conv_bn(n_in, n_out, kernel=1, stride=1):
+def conv_bn(
+    n_in:int,     # channels in; images are (B, n_in, H, W)
+    n_out:int,    # channels out
+    kernel:int=1, # edge of the kernel
+    stride:int=1  # step; the edge of the image is divided by it
+)->list: # of two layers
+    "Convolution without bias, and batch norm"
     return [nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out)]
 
 class Residual(nn.Module):
@@ -112,7 +118,9 @@ class Residual(nn.Module):
     def forward(self, x): return F.relu(self.convs(x)+self.short(x))
 
 # %% ../nbs/21_baselines.ipynb #332ea846
-def stem(width):
+def stem(
+    width:int # channels out
+)->list: # of layers
     "The 7x7 convolution and the pool with which ResNet and DenseNet begin: a quarter of the edge."
     return [*conv_bn(3,width,7,2),nn.ReLU(),nn.MaxPool2d(3,2,1)]
 
@@ -135,12 +143,20 @@ class ResNet(Baseline):
                          nn.Sequential(nn.Dropout(dropout),nn.Linear(n,n_classes)))
 
 # %% ../nbs/21_baselines.ipynb #0b12437e
-def bn_conv(n_in, n_out, kernel=1):
+def bn_conv(
+    n_in:int,    # channels in; images are (B, n_in, H, W)
+    n_out:int,   # channels out
+    kernel:int=1 # edge of the kernel
+)->list: # of three layers
+    "Batch norm, ReLU and convolution without bias"
     return [nn.BatchNorm2d(n_in),nn.ReLU(),nn.Conv2d(n_in,n_out,kernel,padding=kernel//2,bias=False)]
 
 class Append(nn.Module):
     "Condense to four times the growth, look with 3x3, append."
-    def __init__(self, n_in, growth):
+    def __init__(self,
+        n_in:int,  # channels in
+        growth:int # channels appended
+    ):
         super().__init__(); self.new = nn.Sequential(*bn_conv(n_in,4*growth),*bn_conv(4*growth,growth,3))
     def forward(self, x): return torch.cat([x,self.new(x)],1)
 

@@ -89,14 +89,24 @@ def fold(
     return torch.stack(q+[o.transpose(-1,-2) for o in q],-3)
 
 # %% ../nbs/20_models.ipynb #54de69c7
-def conv_norm(n_in, n_out, kernel=3, stride=1, act=True):
+def conv_norm(
+    n_in:int,     # channels in; images are (B, n_in, H, W)
+    n_out:int,    # channels out
+    kernel:int=3, # edge of the kernel
+    stride:int=1, # step; the edge of the image is divided by it
+    act=True,     # with the ReLU?
+):
     "Convolution, batch norm, ReLU."
     return nn.Sequential(nn.Conv2d(n_in,n_out,kernel,stride,kernel//2,bias=False),nn.BatchNorm2d(n_out),
                          nn.ReLU() if act else nn.Identity())
 
 class ResBlock(nn.Module):
     "Residual block; with stride 2 the shortcut is averaged first (He et al. 2019, ResNet-D)."
-    def __init__(self, n_in, n_out, stride=1):
+    def __init__(self,
+        n_in:int,    # channels in
+        n_out:int,   # channels out
+        stride:int=1 # of the first convolution
+    ):
         super().__init__()
         self.convs = nn.Sequential(conv_norm(n_in,n_out,3,stride),conv_norm(n_out,n_out,act=False))
         self.short = nn.Identity() if n_in==n_out and stride==1 else nn.Sequential(

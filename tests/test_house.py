@@ -59,14 +59,27 @@ def test_site_is_configured_by_the_top_level_file(tmp_path):
             and not (nbs/'sidebar.yml').exists())
 
 
+def prose(name):
+    "The Markdown of a notebook"
+    cells = json.loads((NBS/name).read_text(encoding='utf-8'))['cells']
+    return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+
+
+def anchors(text):
+    "The anchors that the site gives to the headings of a notebook"
+    named = [re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', h).lower().strip() for h in re.findall(r'^#+ (.+)$', text, re.M)]
+    return {re.sub(r'^[^a-z]+', '', re.sub(r'[^\w\s.-]', '', h).replace(' ', '-')) for h in named}
+
+
 def test_links_between_notebooks_lead_somewhere():
-    "Notebooks in `nbs/experiments` link to the chapters one folder up, and the other way round"
+    "Notebooks in `nbs/experiments` link to the chapters one folder up, and the other way round; headings that are named exist"
+    assert anchors('# What is [here](there.ipynb)?\n\n## 2. A `name`, and more') == {'what-is-here', 'a-name-and-more'}
     for name in notebooks():
-        cells = json.loads((NBS/name).read_text(encoding='utf-8'))['cells']
-        for link in re.findall(r'\]\(([^)\s#]+\.ipynb)',
-                               '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')):
-            if '://' not in link:
-                assert (NBS/name).parent.joinpath(link).exists(), f'{name} links to {link}, which is not there'
+        for link, anchor in re.findall(r'\]\(([^)\s#:]*\.ipynb)?(?:#([^)\s]+))?\)', prose(name)):
+            there = (NBS/name).parent.joinpath(link).resolve() if link else NBS/name
+            assert there.exists(), f'{name} links to {link}, which is not there'
+            if anchor:
+                assert anchor in anchors(prose(there.relative_to(NBS).as_posix())), f'{name} links to {link}#{anchor}, no heading'
 
 
 def test_every_module_comes_from_a_notebook():
