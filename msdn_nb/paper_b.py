@@ -222,7 +222,7 @@ def ulbd_relabelled(run):
     "Classes, groups and posteriors as labels, at equal length of training"
     from msdn_nb.powder_network import law_parts
     size = run.size(full=dict(systems=[*TABLE_1], samples=400_000, epochs=20, tests=20_000),
-                    reduced=dict(samples=50_000, epochs=5, tests=5000),
+                    reduced=dict(samples=20_000, epochs=4, tests=5000),
                     quick=dict(systems=['cubic'], samples=256, epochs=1, tests=100))
     found = {}
     for system, labels in product(size.systems, ('class', 'group', 'posterior')):
