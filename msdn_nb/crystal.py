@@ -385,8 +385,10 @@ def _atom_list(tags):
     n, known = (len(xyz[0]),
                 {atomic_number(t) for t in re.findall('[A-Z][a-z]?', _value(tags, ['_chemical_formula_sum']))})
     column = lambda name: [gemmi.cif.as_string(t) for t in tags.get(f'_atom_site_{name}', ['.']*n)]
-    kinds = zip(column('type_symbol'), column('label'))
+    kinds = [*zip(column('type_symbol'), column('label'))]
     numbers = np.array([_typed(kind) or atomic_number(kind, known) or atomic_number(label, known) for kind, label in kinds])
+    if any(re.fullmatch(r'[DT](\d*[+-]?)?', kind.strip('.?') or label) for kind, label in kinds):
+        warnings.warn('deuterium is read as hydrogen: alike for X-rays and electrons, and wrong for neutrons')
     coords = np.array([[_number(t) for t in axis] for axis in xyz]).T
     shares = np.array([_number(t, 1.) for t in tags.get('_atom_site_occupancy', ['1']*n)])
     dummy = np.array([flag.lower() == 'dum' for flag in column('calc_flag')])
@@ -418,7 +420,11 @@ def _parse_cif(text):
     document = gemmi.cif.Document()
     document.parse_string(text)
     every = [_tags(block) for block in document]
-    tags = next((t for t in every if _CELL[0] in t and '_atom_site_fract_x' in t), every[0] if every else {})
+    crystals = [(b.name, t) for b, t in zip(document, every) if _CELL[0] in t and '_atom_site_fract_x' in t]
+    tags = crystals[0][1] if crystals else every[0] if every else {}
+    if len(crystals) > 1:
+        warnings.warn(f'this CIF holds {len(crystals)} crystals; the first, {crystals[0][0] or "without a name"}, is read, and '
+                      f'not {", ".join(n or "one without a name" for n, _ in crystals[1:4])}{", ..."*(len(crystals) > 4)}')
     parameters = [_number(_value(tags, [tag])) for tag in _CELL]
     if not np.isfinite(parameters).all():
         raise CrystalError(f'{", ".join(t for t, p in zip(_CELL, parameters) if not np.isfinite(p))} missing or not a '
@@ -432,10 +438,11 @@ def _parse_cif(text):
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #b7f7db5e
-def _parse_json(text):
-    "A `Crystal` from pymatgen's JSON"
+def _parse_json(text, path):
+    "A `Crystal` from pymatgen's JSON, or from ASE's"
     from pymatgen.core import Structure
     content = json.loads(text)
+    if isinstance(content, dict) and 'nextid' in content: return _parse_ase(path, 'json')
     if isinstance(content, list) and content: content = content[0]
     if isinstance(content, dict) and 'structure' in content: content = content['structure']
     if not isinstance(content, dict) or 'lattice' not in content:
@@ -469,7 +476,7 @@ def _parse_file(path):
         raise CrystalError('this is a binary file; give a CIF, a POSCAR or a pymatgen JSON')
     if cif or re.match(r'(\s|#.*\n)*data_', text): return _parse_cif(text)
     if poscar: return _parse_ase(path, 'vasp')
-    if suffix == '.json' or text.lstrip().startswith('{'): return _parse_json(text)
+    if suffix == '.json' or text.lstrip().startswith('{'): return _parse_json(text, path)
     return _parse_ase(path)
 
 # %% ../nbs/01_crystal.ipynb #a227a7ff

@@ -171,6 +171,9 @@ class Setup:
     crystallite:Crystallite = Crystallite()
     axes:tuple = ('x','y','z') # one beam each: a letter or (u, v, w)
     b_factor:float = 0.        # isotropic Debye-Waller B of all atoms, square angstrom
+    def __post_init__(self):
+        if not 0<=self.b_factor<math.inf:
+            raise DiffractionError(f'b_factor {self.b_factor}: give square angstrom, 0 or more')
 
 PAPER = Setup(detector=Detector(256))
 DEFAULT = Setup(detector=Detector(96),crystallite=Crystallite(34.,envelope='gaussian'))

@@ -389,6 +389,7 @@ def _possible(unit, system):
     groups = system_groups(name if system is None else system)
     fits = tuple(n for n in groups if _fits(unit.parameters, n))
     if not fits:
+        cell_system(unit) # says so where the axes stand otherwise
         raise ExtinctionError(f'cell {unit.parameters}: its shape does not fit {name} groups in the axes of the '
                               f'International Tables; it looks {list(_LOWEST)[_highest(unit.parameters)]}')
     return fits, name
@@ -400,6 +401,7 @@ def _as_indices(hkl):
     try: found = np.atleast_2d(np.asarray(hkl, dtype=float))
     except (TypeError, ValueError): raise wrong from None
     if found.ndim != 2 or found.shape[1] != 3 or not len(found): raise wrong
+    if (found >= 100).all(): raise ExtinctionError('hkl: put blanks between the indices, 1 1 1 in place of 111')
     if (found != np.round(found)).any() or not found.any(1).all() or abs(found).max() > 1000: raise wrong
     return np.ascontiguousarray(found, dtype=np.int32)
 
@@ -460,6 +462,11 @@ def _evidence(self, number, most=4):
     return '; '.join(map(one, positions[:most])) + (f'; {len(positions) - most} more' if len(positions) > most else '')
 
 # %% ../nbs/50_extinction.ipynb #14082365
+def _lower_system(self):
+    "The system that the cell has exactly, where it has a higher one only nearly; else None"
+    exact = list(_LOWEST)[_highest(self.cell, 1e-6)]
+    return exact if self.system in _LOWEST and exact != self.system else None
+
 def _check_markdown(self):
     "The remaining classes and the excluded ones with the reflections against them"
     left, lost = len(self.remaining), len(self.unindexed)
@@ -469,6 +476,9 @@ def _check_markdown(self):
     if lost:
         spacings = ', '.join(f'{self.d_spacing[i]:.4f}' for i in self.unindexed[:8])
         head += f" {lost} of them fit no reflection of the cell: d = {spacings}{' and more.' if lost > 8 else '.'}"
+    if (exact := _lower_system(self)):
+        head += (f' The cell is {self.system} within a thousandth, and {exact} if its numbers are taken as they are: for the '
+                 f'groups of that system, ask with --system {exact}.')
     if 2*lost > len(self.d_spacing):
         head += ' That is most of them: check the cell, the wavelength and the tolerance before reading on.'
     rows = []
@@ -487,7 +497,8 @@ def _check_dict(self):
     def row(c): return dict(groups=list(c), symbols=[symbol(n) for n in c],
                          axes=[self.setting[n] for n in c])
     rows = _class_rows(self)
-    return dict(cell=list(self.cell), system=self.system, axes=self.axes, observed=len(self.d_spacing),
+    return dict(cell=list(self.cell), system=self.system, lower_system=_lower_system(self), axes=self.axes,
+                observed=len(self.d_spacing),
                 remaining=[dict(**row(c), silent=[list(x) for x in self.silent[c[0]]]) for c in rows
                            if not self.against[c[0]]],
                 excluded=[dict(**row(c), against=[peak(i) for i in self.against[c[0]]]) for c in rows

@@ -8,7 +8,7 @@ __all__ = ['IMAGES', 'TABLES', 'IdentifyError', 'Candidate', 'rank', 'system_pro
            'input_kind', 'load_model', 'identify', 'joining_level']
 
 # %% ../nbs/60_identify.ipynb #6415975a
-import os, re, textwrap, warnings
+import itertools, os, re, textwrap, warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,9 @@ from .measured import check_powder, looks_like_powder
 from .matching import is_exact
 from .powder_model import (PowderModelRecipe, TrainedPowder, extinction_members, load_powder,
                                   powder_probabilities, relatives)
-from .identify_powder import (allowed, cell_remarks, check_cell, draw_pattern, foreign_lines, pattern_remarks,
-                                     phase_remarks, read_pattern, single_line, structure_pattern, unseen_remarks)
+from .identify_powder import (allowed, cell_remarks, draw_pattern, foreign_lines, pattern_remarks,
+                                     fitting_check, phase_remarks, read_pattern, single_line, smaller_cells,
+                                     structure_pattern, unseen_remarks, with_radiation)
 
 # %% ../nbs/60_identify.ipynb #79eacb3d
 class IdentifyError(ValueError):
@@ -251,12 +252,33 @@ def _check_facts(told, recipe):
     if of[0] != beam.radiation or abs(of[1]/beam.wavelength - 1) > .01:
         warnings.warn(f'the images were made with {of[0]} of {of[1]:g} Å, the model was taught on {beam.radiation} of '
                       f'{beam.wavelength:g} Å; expect little')
+    if (group := told.get('space_group', 0)) and group not in recipe.classes:
+        warnings.warn(f'the images were made of a crystal of group {group} ({symbol(group)}), which {recipe.name} does not '
+                      'know: none of these candidates is right')
     if told.get('space_group') == 0:
         warnings.warn("the images were made with a file's own cell (--as-is); the model reads the axes of the standard "
                       'cell, which may lie otherwise')
     if told.get('envelope') not in (None, usual := setup.crystallite.envelope):
         warnings.warn(f'the images are of a {told["envelope"]} crystallite, the model was taught on {usual} ones; '
                       'expect little')
+
+# %% ../nbs/60_identify.ipynb #0f5e7001
+def _middle(image):
+    "Where the centre of symmetry of an image lies: rows and columns from its middle"
+    a = np.sqrt(np.asarray(image, float)); a = (a - np.median(a)).clip(0); n = len(a)
+    folded = np.fft.irfft2(np.fft.rfft2(a, (2*n, 2*n))**2, (2*n, 2*n)) # at s: the sum of a(r) a(s - r) over r
+    return np.array(np.unravel_index(folded.argmax(), folded.shape))/2 - (n - 1)/2
+
+def _turned(images):
+    "Which of three images agree better with the others after a quarter turn"
+    n = len(images[0]); far = np.abs(np.arange(n) - (n - 1)/2) > .06*n; middle = slice((n - 1)//2, n//2 + 1)
+    lines = [[np.sqrt(np.asarray(i, float))[middle].mean(0)[far] for i in (image, image.T)] for image in images]
+    def alike(a, b): return np.corrcoef(a, b)[0, 1] if a.std() and b.std() else 1.
+    def agreement(turns):
+        (xy, xz), (yz, yx), (zx, zy) = (pair[::-1] if t else pair for pair, t in zip(lines, turns))
+        return (alike(xz, yz) + alike(yx, zx) + alike(zy, xy))/3
+    found = {t: agreement(t) for t in itertools.product((0, 1), repeat=3)}; best = max(found, key=found.get)
+    return [k for k in range(3) if best[k]] if found[best] > found[0, 0, 0] + .15 else []
 
 # %% ../nbs/60_identify.ipynb #19df480a
 def _check_images(arrays, names, recipe, grey, field_of_view, decades):
@@ -270,10 +292,18 @@ def _check_images(arrays, names, recipe, grey, field_of_view, decades):
         warnings.warn(f'linear images of 8 bits hold 2.4 of the {decades:g} decades that the model reads; give 16 bits '
                       'or logarithmic grey (grey="log") if you can')
     for array, name in zip(arrays, names):
-        off = np.abs(np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2).max()
-        if off > .06*len(array):
+        beam = np.array(np.unravel_index(array.argmax(), array.shape)) - (len(array) - 1)/2
+        down, right = off = _middle(array); least = .008*len(array)
+        if np.abs(beam).max() > .06*len(array):
             warnings.warn(f'{name}: the brightest pixel is not in the middle, where the model expects the direct beam; '
                           'centre the image on it')
+        elif min(np.abs(beam).max(), np.abs(off).max()) > least and np.abs(beam - off).max() < 2:
+            warnings.warn(f'{name}: the middle of the pattern lies {right:+g} pixels to the right of that of the image and '
+                          f'{down:+g} below, and a pixel can change the answer; centre the image on the direct beam')
+    if len(arrays) == 3 and (turned := _turned(arrays)):
+        warnings.warn(f'{", ".join(names[k] for k in turned)}: seems to lie on its side, for the lines that the images share '
+                      'agree better after a quarter turn; along x the model sees y to the right and z down, along y z and x, '
+                      'along z x and y')
 
 # %% ../nbs/60_identify.ipynb #673bc8ee
 def image_patterns(
@@ -418,21 +448,22 @@ def _other_phases(pattern, array, trained):
     if getattr(trained.model.memory, 'judge', None) is None: return [], []
     return phase_remarks(pattern, relatives(trained, array, 1)[0]['cell'])
 
-def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell):
+def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell, radiation):
     "What a powder model makes of a pattern or of a structure, as fields of `Identification`"
     recipe, group = trained.recipe, None
     if kind == 'structure':
         named, pattern, array, crystal = structure_pattern(source, recipe); group, unseen = crystal.space_group, []
     else:
-        pattern = single_line(read_pattern(source, wavelength))
+        pattern = single_line(with_radiation(read_pattern(source, wavelength), radiation))
         named = str(source) if isinstance(source, (str, os.PathLike)) else pattern.name or 'pattern'
         for told in (*pattern_remarks(pattern), *check_powder(replace(pattern, name=named))): warnings.warn(told)
         array = to_axis(pattern); unseen = unseen_remarks(pattern, array, trained)
     probabilities, std = (o[0] for o in powder_probabilities(trained, array[None], mc, seed=seed))
     candidates = rank(probabilities, std, trained.classes, top, powder=True)
-    check = None if cell is None else check_cell(pattern, cell)
+    check, other = (None, []) if cell is None else fitting_check(pattern, cell, candidates[0].space_group)
     if check is not None:
         remarks, against = cell_remarks(check, candidates[0].space_group, foreign_lines(pattern, check.cell)[2])
+        remarks = [*other, *remarks, *smaller_cells(pattern, check.cell)]
     else: remarks, against = _other_phases(pattern, array, trained) if kind == 'powder' else ([], [])
     reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array), check)
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))
@@ -457,10 +488,18 @@ def _fitting_model(model, kind, source):
         raise IdentifyError(f'{name} reads powder patterns, not images; leave the model out, or use msdn-72')
     return trained, kind
 
+# %% ../nbs/60_identify.ipynb #c0de6002
+def _unused(kind, of_powder, of_images):
+    "Warn of options that have no bearing on a structure, or on images"
+    idle = {**of_powder, **(of_images if kind == 'structure' else {})}
+    if given := [k.replace('_', ' ') for k, v in idle.items() if v is not None]:
+        what = 'a structure' if kind == 'structure' else 'no powder pattern'
+        warnings.warn(f'{", ".join(given)}: not used, for this is {what}')
+
 # %% ../nbs/60_identify.ipynb #73a8b3e8
 def identify(
     # a structure: path, `Crystal`, pymatgen `Structure` or `ase.Atoms`; a powder pattern: path or `PowderPattern`; three
-    # images x y z: paths, arrays, or path of a .npz
+    # images x y z: paths, arrays, or path of a .npz; along x, y points right and z down, along y z and x, along z x and y
     source,
     # name of shipped weights, path of a .safetensors file, or a trained network; 'powder-230-measured' for powder
     # patterns, else 'msdn-72', by default
@@ -473,14 +512,19 @@ def identify(
     seed:int=0,                    # of the dropout
     wavelength=None,               # of a powder pattern: angstrom, or an anode such as 'Cu'; needed where the file does not say
     cell=None,                     # of a powder pattern, where it is known: a, b, c (angstrom), alpha, beta, gamma (degrees)
+    radiation:str|None=None,       # of a powder pattern, where the file says nothing or something else: 'xray', 'neutron', 'electron'
 )->Identification:
     "Rank the space groups of a crystal, of three images or of a powder pattern"
+    if top < 1 or mc < 0: raise IdentifyError(f'top {top}, mc {mc}: give at least one candidate, and no fewer passes than 0')
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('ignore'); warnings.simplefilter('always', UserWarning)
         kind, three = input_kind(source); trained, kind = _fitting_model(model, kind, source)
         if isinstance(trained, TrainedPowder):
-            found = _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell)
-        else: found = _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, decades)
+            found = _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell, radiation)
+        else:
+            found = _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, decades)
+            _unused(kind, dict(wavelength=wavelength, cell=cell, radiation=radiation),
+                    dict(grey=grey, field_of_view=field_of_view, decades=decades))
     said = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return Identification(model=trained.recipe.name, kind=kind, warnings=said, **found)
 

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['HOLES', 'FOREIGN', 'SPACINGS', 'read_pattern', 'structure_pattern', 'doublet_holes', 'single_line', 'pattern_remarks',
-           'line_width', 'unseen_remarks', 'observed_lines', 'foreign_lines', 'phase_remarks', 'check_cell',
-           'allowed_lines', 'allowed', 'cell_remarks', 'draw_pattern']
+           'with_radiation', 'line_width', 'unseen_remarks', 'observed_lines', 'foreign_lines', 'phase_remarks',
+           'check_cell', 'conventional_cell', 'fitting_check', 'smaller_cells', 'allowed_lines', 'allowed',
+           'cell_remarks', 'draw_pattern']
 
 # %% ../nbs/59_identify_powder.ipynb #6ef67f82
 import os, re
+from dataclasses import replace
 import numpy as np
 from .symmetry import crystal_system, is_absent, symbol
-from .crystal import check_size, read_crystal, standard_cell
-from .extinction import (ExtinctionCheck, cell_system, check_reflections, unit_cell, axes_text,
+from .crystal import cell_parameters, check_size, lattice_from_parameters, read_crystal, standard_cell
+from .extinction import (ExtinctionCheck, ExtinctionError, cell_system, check_reflections, unit_cell, axes_text,
                                 lattice_reflections, axis_settings)
 from .powder import Q_MAX, Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
 from .measured import (FORMATS, K_ALPHA, OTHER_RADIATION, read_powder, strip_alpha2, tidy_powder,
@@ -83,6 +85,18 @@ def pattern_remarks(
     return [n for n in pattern.notes if n not in plain and not _other_radiation(n)
             and not re.fullmatch(r'wavelength [\d.]+ angstrom from the file', n)]
 
+# %% ../nbs/59_identify_powder.ipynb #c0de5906
+def with_radiation(
+    pattern:PowderPattern,
+    radiation=None # 'xray', 'neutron' or 'electron'; what the pattern says by default
+)->PowderPattern:
+    "The pattern, with that radiation in place of what its file says"
+    if radiation is None: return pattern
+    if radiation not in ('xray', 'neutron', 'electron'):
+        raise PowderError(f"radiation {radiation!r}: give 'xray', 'neutron' or 'electron'")
+    notes = tuple(n for n in pattern.notes if not _other_radiation(n))
+    return replace(pattern, notes=notes if radiation == 'xray' else (*notes, OTHER_RADIATION + radiation))
+
 # %% ../nbs/59_identify_powder.ipynb #6c92668f
 def line_width(
     pattern:PowderPattern,
@@ -150,6 +164,7 @@ def foreign_lines(
     place, width = observed_lines(pattern)
     if not len(place): return place, 0, 0.
     d = lattice_reflections(unit_cell(cell), max(.99*float(pattern.d_spacing[-1]), .98/Q_MAX))[1]
+    if not len(d): return place, len(place), 1.
     lines = np.sort(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1)))); k = np.searchsorted(lines, place)
     near = np.minimum(abs(place - lines[np.minimum(k, len(lines) - 1)]), abs(place - lines[np.maximum(k - 1, 0)]))
     height = np.interp(place, pattern.two_theta, pattern.intensity - estimate_background(pattern))
@@ -183,6 +198,47 @@ def check_cell(
     return check_reflections(cell, two_theta=place, wavelength=pattern.wavelength,
                              tolerance=max(.1*pattern.wavelength/1.54, .5*width), system='all',
                              d_max=float(pattern.d_spacing[0]))
+
+# %% ../nbs/59_identify_powder.ipynb #c0de5902
+def conventional_cell(
+    cell, # a, b, c (angstrom), alpha, beta, gamma (degrees)
+    tolerance:float=.001 # of lengths, as a fraction of the shortest
+)->tuple: # the six numbers of the conventional cell of the same lattice
+    "The cell that the International Tables take for a lattice"
+    import spglib
+    rows = lattice_from_parameters(*unit_cell(cell).parameters); symprec = tolerance*np.linalg.norm(rows, axis=1).min()
+    found = spglib.get_symmetry_dataset((rows, [[0, 0, 0]], [1]), symprec=symprec)
+    return tuple(float(v) for v in cell_parameters(found.std_lattice))
+
+def fitting_check(
+    pattern:PowderPattern,
+    cell,           # as it was given
+    space_group:int # the first candidate
+)->tuple: # `ExtinctionCheck` of that cell, or of the conventional one if only that suits the candidate; sentences
+    "What the cell says, whichever way its axes were chosen"
+    a, b, c, alpha, beta, gamma = own = unit_cell(cell).parameters; found, trouble = [], None
+    for other in (own, (b, c, a, beta, gamma, alpha), (c, a, b, gamma, alpha, beta), conventional_cell(cell)):
+        try: found.append((check_cell(pattern, other), other))
+        except ExtinctionError as e: trouble = trouble or e
+    if not found: raise trouble
+    check, other = next(((c, o) for c, o in found if space_group in c.against), found[0])
+    return check, [] if other == own else [
+        'the cell is primitive, or its axes stand otherwise than in the International Tables; in its place stands '
+        + ' '.join(f'{v:.5g}' for v in other)]
+
+# %% ../nbs/59_identify_powder.ipynb #6f4cae95
+def smaller_cells(
+    pattern:PowderPattern,
+    cell # a, b, c (angstrom), alpha, beta, gamma (degrees)
+)->list: # sentences
+    "Whether half or a third of every edge explains the lines of a pattern as well"
+    a, b, c, *angles = unit_cell(cell).parameters; lost = foreign_lines(pattern, cell)[2]
+    for n in (2, 3):
+        small = (a/n, b/n, c/n, *angles)
+        if foreign_lines(pattern, small)[2] <= lost + .002:
+            return ['a smaller cell explains the clear lines as well, ' + ' '.join(f'{v:.5g}' for v in small)
+                    + ': is the one given a multiple of it?']
+    return []
 
 # %% ../nbs/59_identify_powder.ipynb #8decfd0c
 def allowed_lines(

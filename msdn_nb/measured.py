@@ -63,8 +63,8 @@ def _sorted(x, y):
     return unique, np.bincount(at.ravel(), y)/times, (*notes, f'repeated angles averaged: {len(x) - len(unique)}')
 
 # %% ../nbs/54_measured.ipynb #cebc06df
-def _refuse(x, y):
-    "Raise a `PowderError` if `x` (degrees) and `y` cannot be a powder pattern"
+def _refuse(x, y, short=False):
+    "Raise a `PowderError` if `x` (degrees) and `y` cannot be a powder pattern; where the wavelength is `short`, angles are small"
     span = f'the first column runs from {x.min():g} to {x.max():g}' if len(x) else ''
     if not len(x):
         raise PowderError('no point with a positive angle and a finite intensity; give 2theta in degrees and counts, a '
@@ -72,7 +72,7 @@ def _refuse(x, y):
     if x.max() >= 180:
         raise PowderError(f'{span}, which is no 2theta in degrees (time of flight, energy or channels?); convert it to '
                           '2theta, or name the column q_A^-1 or d_A (and write "neutrons" above it if they were)')
-    if x.max() <= np.pi and len(x) > 20:
+    if x.max() <= np.pi and len(x) > 20 and not short:
         raise PowderError(f'{span}: too small for 2theta in degrees (radians, or q?); multiply radians by 57.2958, or '
                           'name the column q_A^-1 (2 pi/d) or d_A')
     different = len(np.unique(x))
@@ -91,7 +91,7 @@ def _refuse(x, y):
     if different < 200:
         raise PowderError(f'{different} points only; a pattern needs at least 200 (a peak list is no pattern: use '
                           '`msdn extinction check`)')
-    if np.ptp(x) < 5: raise PowderError(f'{span}, less than 5 degrees; give the whole scan')
+    if np.ptp(x) < 5 and not short: raise PowderError(f'{span}, less than 5 degrees; give the whole scan')
 
 # %% ../nbs/54_measured.ipynb #f3a94316
 def tidy_powder(
@@ -112,10 +112,10 @@ def tidy_powder(
              *(f'points left out, {what}: {n}' for n, what in (((~finite).sum(), 'without a number'),
         ((finite & ~used).sum(), 'at or below zero angle')) if n)]
     x, y = x[used], y[used]
-    _refuse(x, y)
+    wavelength = wavelength_angstrom(wavelength); _refuse(x, y, wavelength < .1)
     x, y, changed = _sorted(x, y)
     if (y < 0).any(): changed = (*changed, f'negative intensities set to zero: {(y < 0).sum()} (lowest {y.min():g})')
-    return PowderPattern(x, np.maximum(y, 0), wavelength_angstrom(wavelength), name, (*notes, *changed))
+    return PowderPattern(x, np.maximum(y, 0), wavelength, name, (*notes, *changed))
 
 # %% ../nbs/54_measured.ipynb #ba087b41
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _columns(header, table, notes=()):
     if axis == 'another quantity':
         raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees '
                           'or to d in angstrom (name the column d_A)')
-    if axis == 'q' and not (unit := re.search(r'(nm|nanomet|å|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
+    if axis == 'q' and not (unit := re.search(r'(nm|nanomet|å|\\aa|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
         raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi '
                           'sin(theta)/lambda)')
     if axis == 'q':
@@ -328,15 +328,22 @@ def _grid(text):
         return _Scan(start + step*np.arange(len(words)), np.array([float(word) for word in words]))
 
 # %% ../nbs/54_measured.ipynb #f6cce3f9
-_WAVE = re.compile(r'''(?:wave[\s_-]*length|wellenl\w{1,3}nge|longueur\s+d.onde|longitud\s+de\s+onda|lunghezza\s+d.onda|lambda|λ|(?-i:\bLA)(?=\s*=))(?:[\s_-]*(?:k?[\s_-]*alpha|k?α|ka)?[\s_-]*1(?![.,\d]))?([^\d\n.]{0,24}?)(\d+[.,]\d+(?:e-?\d+)?|\.\d+)["'\s]*([np]?m\b)?''',
-                   re.I)
+_WAVE_WORD = re.compile(r'''(?:wave[\s_-]*length|wellenl\w{1,3}nge|longueur\s+d.onde|longitud\s+de\s+onda|lunghezza\s+d.onda|lambda|λ|\bk[\s_-]*(?:alpha|α)[\s_-]*1(?=\s*[=:])|(?-i:\bLA)(?=\s*=))(?![\s_-]*(?:ratio|range|disper|spread|resol|band|step|tol|err|sigma|uncert))''', re.I)
+_WAVE = re.compile(r'''(?:[^\d\n.]{0,24}?[12](?![.\d])(?!,\d+(?![.\d])))*([^\d\n.]{0,24}?)(\d+\.\d+(?:e-?\d+)?|\d+,\d+(?:e-?\d+)?(?![.\d])|\.\d+)["'\s]*([np]?m\b)?''', re.I)
 
+def _wavelengths(line):
+    "Numbers behind the word in a line, angstrom; a number of the line's alone, as in K-alpha 1, is none"
+    words = [*_WAVE_WORD.finditer(line)]
+    for word, after in zip(words, [*words[1:], None]):
+        if (found := _WAVE.match(line[word.end():after and after.start()])):
+            unit = found[3] or next(iter(re.findall(r'\b[np]?m\b', found[1], re.I)), '')
+            yield float(found[2].replace(',', '.'))*{'nm': 10, 'pm': .01, 'm': 1e10}.get(unit.lower(), 1)
+
+# %% ../nbs/54_measured.ipynb #0ad30180
 def _header_wavelength(header):
     "The wavelength named in header lines (angstrom, or None) and notes"
     for line in header:
-        if (found := _WAVE.search(line)):
-            unit = found[3] or next(iter(re.findall(r'\b[np]?m\b', found[1], re.I)), '')
-            value = float(found[2].replace(',', '.'))*{'nm': 10, 'pm': .01, 'm': 1e10}.get(unit.lower(), 1)
+        for value in _wavelengths(line):
             if SHORTEST <= value <= LONGEST: return value, ()
     for line in header:
         if (found := re.search(r'(?:anode|target|tube)\w*\W{1,6}(Cr|Mn|Fe|Co|Ni|Cu|Mo|Ag)\b', line, re.I)):
@@ -352,7 +359,7 @@ def _header_wavelength(header):
 def _radiation(header):
     "A note where header lines name neutrons or electrons"
     for line in header:
-        if (found := re.search(r'\b(neutron)s?\b|(?:simulated|radiation|probe|source)\W+(electron)s?\b|\b(electron)\s+(?:powder\s+)?diffraction',
+        if (found := re.search(r'\b(neutron)s?\b(?![\s-]*(?:irradiat|activat|absor|shield|damage|dose|fluence))|(?:simulated|radiation|probe|source)\W+(electron)s?\b|\b(electron)\s+(?:powder\s+)?diffraction',
                                line, re.I)):
             return (f'{OTHER_RADIATION}{next(filter(None, found.groups())).lower()}',)
     return ()

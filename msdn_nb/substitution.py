@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-import numpy as np
+import gemmi, numpy as np
 from .symmetry import CRYSTAL_SYSTEMS, class_set, population, systems_of
 from .crystal import Crystal, CrystalError, standard_cell, write_json
 from .sources import CrystalTable, crystal_row, data_hash, write_crystals
@@ -40,11 +40,14 @@ def volume_ratio(
 
 def substitute(
     crystal:Crystal,  # in any cell
-    mapping:dict,     # atomic number -> the one that replaces it; what is not named stays
+    mapping:dict,     # atomic number or symbol -> that which replaces it; what is not named stays
     scale:bool=False, # let the volume follow the size of the atoms?
 )->Crystal: # the label is its parent's; a scaled cell should be checked
     "The same sites with other elements"
-    old = np.unique(crystal.numbers); new = np.array([mapping.get(int(z),int(z)) for z in old])
+    number = lambda z: gemmi.Element(z).atomic_number if isinstance(z,str) else int(z)
+    mapping = {number(a):number(b) for a,b in mapping.items()}; old = np.unique(crystal.numbers)
+    if 0 in {*mapping,*mapping.values()}: raise CrystalError('an element of the mapping is unknown; give symbols or atomic numbers')
+    new = np.array([mapping.get(int(z),int(z)) for z in old])
     if len(np.unique(new))<len(old):
         raise CrystalError(f'{crystal.name or crystal.formula}: two elements become one, which may add symmetry; give '
                            'each element another replacement')

@@ -7,14 +7,14 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'network_input', 'speckle', 'disturbed', 'CacheError', 'part_of', 'fill_chunk', 'spread', 'progress',
            'cache_patterns', 'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback',
            'checkpoint_callback', 'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback',
-           'build_model', 'top_1', 'top_5', 'learned_callback', 'make_learner', 'quiet', 'split_rows', 'same_split',
-           'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback', 'Joined',
-           'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights',
+           'build_model', 'top_1', 'top_5', 'learned_callback', 'seed_callback', 'make_learner', 'quiet', 'split_rows',
+           'same_split', 'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback',
+           'Joined', 'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights',
            'save_weights', 'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights',
            'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
-import hashlib, json, os, sys, warnings
+import hashlib, json, os, random, sys, warnings
 from datetime import timedelta
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
@@ -69,6 +69,11 @@ class Recipe:
     symprec:float=0.1            # angstrom; of the standard cell
     disturb:Disturbance|None=None # of training patterns
     base:str|None=None           # weights whose trunk is kept as it is; only what decides learns
+    def __post_init__(self):
+        if [*self.classes]!=sorted(set(self.classes)):
+            raise ValueError(f'{self.name}: the classes stand ascending, each once; give tuple(sorted(set(classes)))')
+        for k in ('lr','batch_size'):
+            if not getattr(self,k)>0: raise ValueError(f'{self.name}: {k} {getattr(self,k)}; give a positive number')
 
 # %% ../nbs/30_training.ipynb #6762347a
 _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
@@ -103,7 +108,10 @@ def network_input(
     recipe:Recipe, # says whether they are shaped, and how large
 )->torch.Tensor: # float (n, beams, S, S), or (n, beams, 3, S, S) of shaped patterns, in 0..1
     "What the network takes, from grey patterns."
-    x = torch.as_tensor(images); device = x.device
+    x = torch.as_tensor(images); device = x.device; P = recipe.setup.detector.pixels
+    if x.dtype!=torch.uint8 or x.shape[1:]!=(len(recipe.setup.axes),P,P):
+        raise ValueError(f'{recipe.name} reads grey patterns of shape (n, {len(recipe.setup.axes)}, {P}, {P}) in bytes, not '
+                         f'{tuple(x.shape)} of {str(x.dtype)[6:]}; pattern_images and to_uint8 make them')
     if recipe.shaping is not None:
         x = shaped_patterns_batch(x.cpu().numpy(),**recipe.shaping)
         x = torch.from_numpy(crop_resize(x,recipe.size or x.shape[-2])).movedim(-1,2)
@@ -452,6 +460,19 @@ def learned_callback():
         def after_train(self): self.learn.train_top_1 = self.hits/max(self.asked,1)
     return Learned()
 
+# %% ../nbs/30_training.ipynb #f0d38787
+def seed_callback(
+    seed:int=0, # of a training
+):
+    "Before every epoch: chance begins anew from the seed and the number of the epoch, as it does after an interruption"
+    fb,_ = learner_parts()
+    class Seed(fb.Callback):
+        order = -5
+        def before_epoch(self):
+            fb.set_seed(seed+1_000_003*self.epoch+team()[0]); self.dls.train.rng = random.Random(seed+1_000_003*self.epoch)
+    return Seed()
+
+# %% ../nbs/30_training.ipynb #739ba3e4
 def make_learner(
     dls,           # `data_loaders`
     recipe:Recipe,
@@ -585,7 +606,7 @@ class InTurn:
         images,at = self.versions[self.now]; return images[at[i]] if at[i]>=0 else self.versions[0][0][i]
 
 def turn_callback(
-    items:InTurn,
+    items:InTurn, # as many versions as wanted
 ):
     "Before every epoch: the next version."
     fb,_ = learner_parts()
@@ -674,7 +695,7 @@ def train(
     batch = max(1,min(recipe.batch_size,len(items[0]))//n) # fastai leaves out a last batch that is not full
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=batch),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder,epochs)
-    learn.add_cbs(turns)
+    learn.add_cbs([seed_callback(seed),*turns])
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
     return learn
@@ -819,7 +840,7 @@ def read_weights(
     except WeightsError: raise
     except (SafetensorError,RuntimeError,KeyError,TypeError,ValueError,OSError) as e:
         raise WeightsError(f'{path}: these weights are damaged or do not fit their card ({str(e).splitlines()[0]}); '
-                           'fetch them again') from e
+                           + ('register that architecture first' if 'no such network' in str(e) else 'fetch them again')) from e
     return model.eval(),recipe,card
 
 # %% ../nbs/30_training.ipynb #9d2364ea
