@@ -227,8 +227,8 @@ def cell_numbers(
 # %% ../nbs/61_cli.ipynb #f513e1fc
 Anything = Annotated[list[Path], typer.Argument(
     help='Structure files; powder patterns (.xy .xye .csv .raw .brml .xrdml .ras .fxye, powder CIF...); or images '
-         '(PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z (seen along x, y points right and z down; along y, z and x; along '
-         'z, x and y); or NPZ files of msdn simulate.',
+         '(PNG, JPEG, TIFF, NPY), three in a row for one crystal, in the order x y z (seen along x, y points right '
+         'and z down; along y, z and x; along z, x and y); or NPZ files of msdn simulate.',
     show_default=False)]
 AnyModel = Annotated[Optional[str], typer.Option(
     help='Name of shipped weights, or path of a .safetensors file; powder-230-measured for powder patterns and msdn-72 '
@@ -460,8 +460,8 @@ def _plain_wavelength(text):
                                  param_hint='--wavelength') from None
 
 # %% ../nbs/61_cli.ipynb #68c96427
-Angles = Annotated[Optional[tuple[float, float]], typer.Option(help='--powder: first and last angle, degrees.', metavar='FIRST LAST',
-                                                               show_default=False)]
+Angles = Annotated[Optional[tuple[float, float]], typer.Option(
+    help='--powder: first and last angle, degrees.', metavar='FIRST LAST', show_default=False)]
 Width = Annotated[Optional[float], typer.Option(min=.001, help='--powder: width of the lines, degrees.',
                                                 show_default=False)]
 Doublet = Annotated[bool, typer.Option('--alpha2', help='--powder: add K-alpha2 of the anode.')]

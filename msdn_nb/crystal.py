@@ -387,7 +387,7 @@ def _atom_list(tags):
     column = lambda name: [gemmi.cif.as_string(t) for t in tags.get(f'_atom_site_{name}', ['.']*n)]
     kinds = [*zip(column('type_symbol'), column('label'))]
     numbers = np.array([_typed(kind) or atomic_number(kind, known) or atomic_number(label, known) for kind, label in kinds])
-    if any(re.fullmatch(r'[DT](\d*[+-]?)?', kind.strip('.?') or label) for kind, label in kinds):
+    if any(re.fullmatch(r'[DT](\d*[+-])?', kind) or not kind.strip('.?') and re.fullmatch(r'D\d*', label) for kind, label in kinds):
         warnings.warn('deuterium is read as hydrogen: alike for X-rays and electrons, and wrong for neutrons')
     coords = np.array([[_number(t) for t in axis] for axis in xyz]).T
     shares = np.array([_number(t, 1.) for t in tags.get('_atom_site_occupancy', ['1']*n)])

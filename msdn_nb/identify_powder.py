@@ -216,12 +216,15 @@ def fitting_check(
     space_group:int # the first candidate
 )->tuple: # `ExtinctionCheck` of that cell, or of the conventional one if only that suits the candidate; sentences
     "What the cell says, whichever way its axes were chosen"
-    a, b, c, alpha, beta, gamma = own = unit_cell(cell).parameters; found, trouble = [], None
+    a, b, c, alpha, beta, gamma = own = unit_cell(cell).parameters; usable, trouble = [], None
     for other in (own, (b, c, a, beta, gamma, alpha), (c, a, b, gamma, alpha, beta), conventional_cell(cell)):
-        try: found.append((check_cell(pattern, other), other))
-        except ExtinctionError as e: trouble = trouble or e
-    if not found: raise trouble
-    check, other = next(((c, o) for c, o in found if space_group in c.against), found[0])
+        try: usable.append((check_cell(pattern, other), other))
+        except ExtinctionError as e: trouble = trouble or e; continue
+        if space_group in usable[-1][0].against: break
+    else:
+        if not usable: raise trouble
+        usable = usable[:1] # none suits the candidate
+    check, other = usable[-1]
     return check, [] if other == own else [
         'the cell is primitive, or its axes stand otherwise than in the International Tables; in its place stands '
         + ' '.join(f'{v:.5g}' for v in other)]

@@ -2,8 +2,8 @@
 import gzip, io, struct, warnings, zipfile
 import numpy as np, pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from msdn_nb.measured import (LONGEST, SHORTEST, check_powder, looks_like_powder, powder_format, read_powder, strip_alpha2, tidy_powder,
-                              wavelength_angstrom)
+from msdn_nb.measured import (LONGEST, SHORTEST, check_powder, looks_like_powder, powder_format, read_powder,
+                              strip_alpha2, tidy_powder, wavelength_angstrom)
 from msdn_nb.powder import PowderError, PowderPattern
 
 X = np.round(np.arange(10, 60, .2), 3)
