@@ -462,8 +462,9 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell, radiatio
     candidates = rank(probabilities, std, trained.classes, top, powder=True)
     check, other = (None, []) if cell is None else fitting_check(pattern, cell, candidates[0].space_group)
     if check is not None:
-        remarks, against = cell_remarks(check, candidates[0].space_group, foreign_lines(pattern, check.cell)[2])
-        remarks = [*other, *remarks, *smaller_cells(pattern, check.cell)]
+        foreign = foreign_lines(pattern, check.cell)[2]
+        remarks, against = cell_remarks(check, candidates[0].space_group, foreign)
+        remarks = [*other, *remarks, *smaller_cells(pattern, check.cell, foreign)]
     else: remarks, against = _other_phases(pattern, array, trained) if kind == 'powder' else ([], [])
     reasons = _reasons(candidates, probabilities, trained, unseen, against, is_exact(array), check)
     if reasons: warnings.warn('I do not know: ' + '; '.join(reasons))

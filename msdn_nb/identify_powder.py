@@ -214,7 +214,7 @@ def fitting_check(
     pattern:PowderPattern,
     cell,           # as it was given
     space_group:int # the first candidate
-)->tuple: # `ExtinctionCheck` of that cell, or of the conventional one if only that suits the candidate; sentences
+)->tuple: # `ExtinctionCheck` of that cell, or of its lattice in other axes if only these suit the candidate; sentences
     "What the cell says, whichever way its axes were chosen"
     a, b, c, alpha, beta, gamma = own = unit_cell(cell).parameters; usable, trouble = [], None
     for other in (own, (b, c, a, beta, gamma, alpha), (c, a, b, gamma, alpha, beta), conventional_cell(cell)):
@@ -232,13 +232,14 @@ def fitting_check(
 # %% ../nbs/59_identify_powder.ipynb #6f4cae95
 def smaller_cells(
     pattern:PowderPattern,
-    cell # a, b, c (angstrom), alpha, beta, gamma (degrees)
+    cell,         # a, b, c (angstrom), alpha, beta, gamma (degrees)
+    foreign:float # share of the height of clear lines that it does not explain, as `foreign_lines` gives
 )->list: # sentences
     "Whether half or a third of every edge explains the lines of a pattern as well"
-    a, b, c, *angles = unit_cell(cell).parameters; lost = foreign_lines(pattern, cell)[2]
+    a, b, c, *angles = unit_cell(cell).parameters
     for n in (2, 3):
         small = (a/n, b/n, c/n, *angles)
-        if foreign_lines(pattern, small)[2] <= lost + .002:
+        if foreign_lines(pattern, small)[2] <= foreign + .002:
             return ['a smaller cell explains the clear lines as well, ' + ' '.join(f'{v:.5g}' for v in small)
                     + ': is the one given a multiple of it?']
     return []
