@@ -1719,6 +1719,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'msdn_nb.training.fill_chunk': ('training.html#fill_chunk', 'msdn_nb/training.py'),
                                   'msdn_nb.training.first_alone': ('training.html#first_alone', 'msdn_nb/training.py'),
                                   'msdn_nb.training.fit_temperature': ('training.html#fit_temperature', 'msdn_nb/training.py'),
+                                  'msdn_nb.training.halves_callback': ('training.html#halves_callback', 'msdn_nb/training.py'),
                                   'msdn_nb.training.learned_callback': ('training.html#learned_callback', 'msdn_nb/training.py'),
                                   'msdn_nb.training.learner_parts': ('training.html#learner_parts', 'msdn_nb/training.py'),
                                   'msdn_nb.training.load_weights': ('training.html#load_weights', 'msdn_nb/training.py'),

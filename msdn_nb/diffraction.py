@@ -312,6 +312,7 @@ def simulate(
     transform=None,       # function of a (k, b, P, P) intensity tensor, e.g. `to_uint8`
 )->torch.Tensor: # (n, beams, pixels, pixels) float32 |F|^2, or what transform makes of it
     "Patterns of many crystals."
+    if not len(crystals): raise DiffractionError('crystals: the list is empty; give one or more')
     batch = batch or (4 if str(device)=='cpu' else 64)
     order = sorted(range(len(crystals)),key=lambda i: len(crystals[i].numbers)); out = None
     for i in range(0,len(order),batch):

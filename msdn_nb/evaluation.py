@@ -120,7 +120,9 @@ def evaluate(
         keep = labels>0; good.append(part[keep])
         if keep.any(): probabilities.append(predict(trained,images[keep])[0])
     good = np.concatenate(good) if good else np.zeros(0,int); classes = np.array(recipe.classes)
-    if not len(good): raise ValueError(f'{table.path}: no crystal of a space group that {trained.card["name"]} knows')
+    if not len(good):
+        raise ValueError(f'{table.path}: of {len(rows)} crystals asked about none is of a space group that '
+                         f'{trained.card["name"]} knows')
     return Evaluation(trained.card['name'],classes,good,np.searchsorted(classes,groups[good]),
                       np.concatenate(probabilities),len(rows)-len(good),time.perf_counter()-start)
 

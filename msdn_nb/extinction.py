@@ -299,7 +299,7 @@ def _peak_limits(d_spacing, two_theta, wavelength, tolerance):
         raise ExtinctionError(f'tolerance {tolerance!r}: give degrees of two_theta (such as 0.1), or for d_spacing a '
                               'fraction of it (such as 0.002)')
     if name == 'd_spacing': return values, values*(1 - width), values*(1 + width)
-    if wavelength is None or not 0 < wavelength < np.inf:
+    if wavelength is None or isinstance(wavelength, str) or not 0 < wavelength < np.inf:
         raise ExtinctionError(f'wavelength {wavelength!r}: two_theta means nothing without it; give angstrom, such '
                               'as 1.5406')
     sine = lambda angle: np.sin(np.radians(np.clip(angle, 1e-3, 180)/2))

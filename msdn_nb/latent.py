@@ -63,6 +63,9 @@ def latent_map(
 )->LatentMap:
     "Principal components of the training features, and where everything lies along them"
     from sklearn.decomposition import PCA
+    if min(np.shape(learn)) < dims:
+        raise ValueError(f'learn of shape {np.shape(learn)}: give at least {dims} training crystals with as many features, or '
+                         'fewer dims')
     pca = PCA(dims, svd_solver='covariance_eigh').fit(learn)
     return LatentMap(pca.transform(learn), pca.transform(test), None if right is None else np.asarray(right, bool),
                      pca.explained_variance_ratio_)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES',
+           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'HALVES', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES',
            'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows',
            'make_study', 'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned',
            'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm',
@@ -391,21 +391,25 @@ def settle_norm(
     return trained
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #b6be6bed
+HALVES = dict(halves=2/3, batch_size=128, lr=4e-3, schedule='one-cycle', label_smoothing=.05) # half patterns first
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
               fold_epochs=100, varied={'72': dict(epochs=100, versions=10)}, asked=[8, 20, 49],
               normalised={'72': dict(stages=[dict(epochs=100, times=1), dict(epochs=50, times=1, kind='vacancies', versions=5)],
                                      versions=10),
-                          '8': dict(stages=[dict(epochs=30, times=1)], versions=10)}),
+                          '8': dict(stages=[dict(epochs=30, times=1)], versions=10)},
+              halved={'72': dict(stages=[dict(epochs=100, times=1, **HALVES)], versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[20, 49, 72], like_repeats=1, folds=10, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
                  normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
-                                                dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)}),
+                                                dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)},
+                 halved={'72': dict(stages=[dict(epochs=18, times=2, **HALVES)], versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
                normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2, kind='vacancies')], versions=1),
-                           '8': dict(stages=[dict(epochs=1, times=2)], versions=1)}))
+                           '8': dict(stages=[dict(epochs=1, times=2)], versions=1)},
+               halved={'20': dict(stages=[dict(epochs=1, times=2, batch_size=128)], versions=1)}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(
@@ -437,21 +441,23 @@ NORMALISED = dict(model_args=dict(norm=True), weight_decay=.01, decoupled=True)
 
 def normalised_network(
     run,              # `Run`
-    size,             # of the run: like_crystals, pixels, and `normalised`
-    groups:int=72,    # a key of size.normalised; the first of them starts from random weights, the others from it
+    size,             # of the run: like_crystals, pixels, and the plan
+    groups:int=72,    # a key of the plan; the first of them starts from random weights, the others from it
     plain:bool=True,  # without normalisation, as it answers?
-    stages:int=None   # after so many; all by default
+    stages:int=None,  # after so many; all by default
+    plan='normalised' # of `size`: stages of the training for each number of groups
 )->tuple:             # `Trained`, and the `Study` that it learned from last
     "The network of the paper on entries like the paper's, normalised while it learns"
-    how, most, log = size.normalised[str(groups)], int(next(iter(size.normalised))), []
-    trained = None if groups == most else normalised_network(run, size, most, False)[0]
+    plans = getattr(size, plan); how, most, log = plans[str(groups)], int(next(iter(plans))), []
+    trained = None if groups == most else normalised_network(run, size, most, False, plan=plan)[0]
     for k, stage in enumerate(how['stages'][:stages]):
         make = partial(make_study, run, crystals=size.like_crystals, pixels=stage['times']*size.pixels, seed=run.seed,
                        like_paper=True)
         study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*.5**k
+        changes = NORMALISED | dict(lr=lr) | {key: stage[key] for key in HALVES if key in stage}
         versions = study_versions(run, make(most), stage.get('versions', how.get('versions')), stage.get('kind', 'varied'))
-        trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained, lr=lr,
-                          shaped=paper_lines(study.pixels, stage['times']), versions=versions, **NORMALISED)
+        trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained,
+                          shaped=paper_lines(study.pixels, stage['times']), versions=versions, **changes)
         log += trained.card['log']
     trained.card['log'] = log
     return plain_network(settle_norm(trained, study, seed=run.seed)) if plain else trained, study
@@ -500,6 +506,7 @@ def classes(run):
     return dict(scores={'all': found, 'like the paper': like},
                 varied=_further_scores(run, size, 'varied', varied_network),
                 normalised=_further_scores(run, size, 'normalised', normalised_network),
+                halved=_further_scores(run, size, 'halved', partial(normalised_network, plan='halved')),
                 rotation=_rotation(run, make(max(size.sizes), False), size, run.seed), counts=data,
                 like_paper=LIKE_PAPER, published=PUBLISHED_CLASSES, more_than=PUBLISHED_MORE_THAN)
 

@@ -425,7 +425,7 @@ def _check_instrument(self):
     def need(good, text):
         if not good: raise PowderError(text)
     lo, hi = self.two_theta
-    need(0 < self.wavelength < math.inf,
+    need(not isinstance(self.wavelength, str) and 0 < self.wavelength < math.inf,
          f'wavelength {self.wavelength!r}: give a positive number of angstrom, such as 1.540593')
     need(self.radiation in RADIATIONS, f"radiation {self.radiation!r}: give 'xray', 'neutron' or 'electron'")
     need(0 < lo < hi < 180 and 0 < self.step <= hi - lo,

@@ -30,7 +30,7 @@ from .crystal import CrystalError, cell_parameters, lattice_from_parameters, sta
 from .sources import data_hash, some_rows
 from .training import (WEIGHTS, CacheError, autocast_callback, average_callback, checkpoint_callback, divided,
                               first_alone, fit_temperature, learner_parts, part_of, probabilities, progress, quiet, resume,
-                              read_weights, round_to_bytes, same_training, shipped_weights, split_of, split_rows, spread, take_weights,
+                              read_weights, round_to_bytes, same_training, seed_callback, shipped_weights, split_of, split_rows, spread, take_weights,
                               team, training_facts, training_parts, weights_path, write_weights)
 from .evaluation import Evaluation, expected_calibration_error, pooled, rate
 from .extinction import crystal_family, extinction_classes
@@ -850,22 +850,22 @@ def train_powder(
 ):
     "List, train, and return the fastai Learner."
     fb,_ = learner_parts(); folder = Path(folder); device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    epochs = epochs or recipe.epochs; rank,n = team()
-    train_rows,valid_rows = training_parts(recipe,table,seed); rows = np.sort(np.concatenate([train_rows,valid_rows]))
+    epochs = epochs or recipe.epochs; rank,n = team(); train_rows,valid_rows = training_parts(recipe,table,seed)
+    rows = np.sort(np.concatenate([train_rows,valid_rows]))
     if not rank: same_training(folder,recipe,seed,[train_rows,valid_rows],[data_hash(table.path)],start)
     with first_alone(): lines = open_lines(cache_lines(table,rows,folder/'lines',workers,recipe.symprec))
     train,valid = (line_items(lines,r) for r in (train_rows,valid_rows))
     if recipe.model_args.get('memory') and len(valid)<2:
         raise ValueError(f'{recipe.name}: {len(valid)} crystals to watch are too few for its judges; give a larger table')
     if recipe.law_share: lines = lines+law_made(take_lines(lines,train),recipe.law_lists,seed)
-    share = replace(recipe,batch_size=max(2,recipe.batch_size//n)); fb.set_seed(seed+rank)
-    model = PowderNet(**recipe.model_args)
+    share = replace(recipe,batch_size=max(2,recipe.batch_size//n))
+    fb.set_seed(seed+rank); model = PowderNet(**recipe.model_args)
     if start is not None: take_weights(model,start)
-    learn = powder_learner(PatternBatches(lines,divided(train),share,seed+1000*rank),
-                           PatternBatches(lines,divided(valid),share,seed+1,valid=True),recipe,folder,model,device); first = resume(learn,folder,epochs)
+    batches = [PatternBatches(lines,divided(p),share,seed+k,v) for p,k,v in ((train,1000*rank,False),(valid,1,True))]
+    learn = powder_learner(*batches,recipe,folder,model,device); first = resume(learn,folder,epochs)
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
-        if first<epochs:
-            learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first)
+        if first<epochs: learn.fit_one_cycle(epochs,recipe.lr,pct_start=recipe.warm_up,div_final=2.5e5,start_epoch=first,
+                                             cbs=seed_callback(seed))
     if learn.model.place is not None: remember(learn.model,lines,train)
     return learn
 

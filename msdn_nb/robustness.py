@@ -86,7 +86,8 @@ def vacancy_patterns(
     seed:int=0        # of the choice, as in `with_vacancies`
 )->torch.Tensor:      # (shares, beams, pixels, pixels) float32 |F|^2
     "Patterns of a crystallite that loses more and more of its atoms"
-    if list(shares) != sorted(shares): raise DiffractionError(f'shares {tuple(shares)}: give them in ascending order')
+    if not len(shares) or list(shares) != sorted(shares):
+        raise DiffractionError(f'shares {tuple(shares)}: give one or more, in ascending order')
     frames = torch.from_numpy(np.stack([beam_frame(a, crystal.lattice) for a in setup.axes]))
     cells, weights = crystallite_cells(crystal.lattice, setup.crystallite)
     r, m, out = crystal.frac_coords - crystal.frac_coords.mean(0), len(crystal.numbers), []
@@ -151,6 +152,9 @@ def beam_stop(
     if radius < 0 or arm < 0:
         raise DiffractionError(f'a beam stop of radius {radius} and arm {arm}: give numbers that are not negative')
     t = torch.as_tensor(intensity)
+    if t.shape[-2:] != 2*(setup.detector.pixels,):
+        raise DiffractionError(f'patterns of {tuple(t.shape[-2:])} pixels, and a setup of {setup.detector.pixels}; give the setup '
+                               'of the patterns')
     x, y, _ = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
     return t*~((x**2 + y**2 < radius**2) | ((x.abs() < arm/2) & (y < 0)))
 

@@ -7,14 +7,14 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'network_input', 'speckle', 'disturbed', 'CacheError', 'part_of', 'fill_chunk', 'spread', 'progress',
            'cache_patterns', 'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback',
            'checkpoint_callback', 'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback',
-           'build_model', 'top_1', 'top_5', 'learned_callback', 'seed_callback', 'make_learner', 'quiet', 'split_rows',
-           'same_split', 'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn', 'turn_callback',
-           'Joined', 'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes', 'write_weights',
-           'save_weights', 'Trained', 'shipped_weights', 'weights_path', 'weights_kind', 'read_weights', 'load_weights',
-           'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
+           'build_model', 'top_1', 'top_5', 'learned_callback', 'seed_callback', 'halves_callback', 'make_learner',
+           'quiet', 'split_rows', 'same_split', 'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn',
+           'turn_callback', 'Joined', 'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes',
+           'write_weights', 'save_weights', 'Trained', 'shipped_weights', 'weights_path', 'weights_kind',
+           'read_weights', 'load_weights', 'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
-import hashlib, json, os, random, sys, warnings
+import atexit, hashlib, json, os, random, sys, warnings
 from datetime import timedelta
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace, asdict, field
@@ -65,6 +65,7 @@ class Recipe:
     weight_decay:float=0.05
     decoupled:bool=True          # weight decay as in AdamW; False: as in Adam
     label_smoothing:float=0.05
+    halves:float=0.              # share of the epochs, the first, that read one half of each pattern; for networks that pool
     patience:int|None=None       # stop after so many epochs without a better validation loss
     symprec:float=0.1            # angstrom; of the standard cell
     disturb:Disturbance|None=None # of training patterns
@@ -394,7 +395,9 @@ def same_training(
 def team()->tuple: # number of this process, how many learn together
     "Which of the processes that torchrun started this is."
     n = int(os.environ.get('WORLD_SIZE',1))
-    if n>1 and not torch.distributed.is_initialized(): torch.distributed.init_process_group('gloo',timeout=timedelta(days=1))
+    if n>1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo',timeout=timedelta(days=1))
+        atexit.register(torch.distributed.destroy_process_group) # or its threads may be caught by the end of the process
     return int(os.environ.get('RANK',0)) if n>1 else 0, n
 
 @contextmanager
@@ -472,6 +475,20 @@ def seed_callback(
             fb.set_seed(seed+1_000_003*self.epoch+team()[0]); self.dls.train.rng = random.Random(seed+1_000_003*self.epoch)
     return Seed()
 
+# %% ../nbs/30_training.ipynb #b2d10e02
+def halves_callback(
+    share:float, # of the epochs, from the first on
+):
+    "Training batches of half patterns, drawn among left, right, upper and lower; validation sees whole ones"
+    fb,_ = learner_parts()
+    class Halves(fb.Callback):
+        def before_batch(self):
+            if not self.training or self.epoch>=share*self.n_epoch: return
+            (dim,end),n = torch.randint(2,(2,)).tolist(),self.x.shape[-1]//2
+            self.learn.xb = (self.x.narrow(-1-dim,end*n,n),)
+    return Halves()
+
+
 # %% ../nbs/30_training.ipynb #739ba3e4
 def make_learner(
     dls,           # `data_loaders`
@@ -483,6 +500,7 @@ def make_learner(
     fb,fc = learner_parts(); model = (model or build_model(recipe)).to(memory_format=torch.channels_last)
     opt = partial(fb.Adam,decouple_wd=recipe.decoupled,wd=recipe.weight_decay)
     cbs = [autocast_callback(),learned_callback(),checkpoint_callback(folder),average_callback()]
+    if recipe.halves: cbs.append(halves_callback(recipe.halves))
     if recipe.patience: cbs.append(fc.EarlyStoppingCallback('valid_loss',patience=recipe.patience))
     return fb.Learner(dls,model,loss_func=partial(joint_loss,label_smoothing=recipe.label_smoothing),opt_func=opt,
                       metrics=[top_1,top_5],path=Path(folder),wd=recipe.weight_decay,cbs=cbs)
