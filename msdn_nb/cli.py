@@ -68,7 +68,8 @@ def finish(
 ):
     "Print the outcome and leave with the right exit code"
     for e in errors: print(f'msdn: {e}', file=sys.stderr)
-    if as_json: print(json.dumps(document, indent=1, ensure_ascii=False))
+    readable = 'utf' in (sys.stdout.encoding or '').lower()
+    if as_json: print(json.dumps(document, indent=1, ensure_ascii=not readable))
     elif text: print(text)
     raise typer.Exit(1 if errors else 0)
 

@@ -438,12 +438,16 @@ def _parse_cif(text):
     return crystal
 
 # %% ../nbs/01_crystal.ipynb #b7f7db5e
+def _several(what, n, taken): warnings.warn(f'this {what} holds {n} crystals; the {taken} is read, and no other')
+
 def _parse_json(text, path):
     "A `Crystal` from pymatgen's JSON, or from ASE's"
     from pymatgen.core import Structure
     content = json.loads(text)
     if isinstance(content, dict) and 'nextid' in content: return _parse_ase(path, 'json')
-    if isinstance(content, list) and content: content = content[0]
+    if isinstance(content, list) and content:
+        if len(content) > 1: _several('JSON file', len(content), 'first')
+        content = content[0]
     if isinstance(content, dict) and 'structure' in content: content = content['structure']
     if not isinstance(content, dict) or 'lattice' not in content:
         raise CrystalError('this JSON holds no pymatgen structure; write it with Structure.to(filename="x.json")')
@@ -452,8 +456,9 @@ def _parse_json(text, path):
 def _parse_ase(path, kind=None):
     "A `Crystal` from a file of format `kind` that ASE reads; ASE decides when it is not given"
     from ase.io import read
-    atoms = read(path, format=kind, do_not_split_by_at_sign=True)
-    return from_ase(atoms[-1] if isinstance(atoms, list) else atoms)
+    atoms = read(path, index=':', format=kind, do_not_split_by_at_sign=True)
+    if len(atoms) > 1: _several('file', len(atoms), 'last')
+    return from_ase(atoms[-1])
 
 # %% ../nbs/01_crystal.ipynb #734b48aa
 def _read_bytes(path):
@@ -556,14 +561,14 @@ def _orthorhombic(lattice, centring):
     "Axes by length; a centred face is spanned by a and b"
     lengths = cell_parameters(lattice)[:3]
     last = {'C': [2], 'A': [0]}.get(centring, [])
-    order = sorted((i for i in range(3) if i not in last), key=lambda i: lengths[i]) + last
+    order = sorted((i for i in range(3) if i not in last), key=lambda i: round(lengths[i], 4)) + last # not by rounding errors
     return np.diag(lengths[order]), np.eye(3)[order]
 
 # %% ../nbs/01_crystal.ipynb #513a8746
 def _tetragonal(lattice, centring):
     "The pair of equal axes first"
     lengths = cell_parameters(lattice)[:3]
-    order = sorted(range(3), key=lambda i: lengths[i])
+    order = sorted(range(3), key=lambda i: lengths[i]) if np.ptp(lengths) > 1e-4 else [0, 1, 2] # spglib has the fourfold axis last
     a, b, c = lengths[order]
     if abs(b - c) < 1e-5 < abs(a - c): a, c, order = c, a, order[::-1]
     return np.diag([a, a, c]), np.eye(3)[order]
@@ -580,8 +585,7 @@ _SWAP = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
 def _right_angled(lattice, centring):
     "A monoclinic crystal whose cell happens to have right angles only, or two equal axes"
     lengths = cell_parameters(lattice)[:3]
-    order = (sorted(range(2), key=lambda i: lengths[i]) + [2] if centring == 'C'
-             else sorted(range(3), key=lambda i: lengths[i]))
+    order = sorted(range(2 if centring == 'C' else 3), key=lambda i: round(lengths[i], 4)) + [2]*(centring == 'C')
     new, turn = _SWAP@(np.diag(lengths[order]) if centring == 'C' else lattice[order]), _SWAP@np.eye(3)[order]
     signs = np.array([[-1], [-1], [1]]) if cell_parameters(new)[4] < 90 else 1
     return new*signs, turn*signs
@@ -589,7 +593,7 @@ def _right_angled(lattice, centring):
 def _monoclinic(lattice, centring):
     "b unique, beta obtuse, a shorter than c unless C-centred"
     a, b, c, _, beta, _ = cell_parameters(lattice)
-    if abs(beta - 90) < 1e-10 or (a == c and centring != 'C'): return _right_angled(lattice, centring)
+    if abs(beta - 90) < 1e-10 or (abs(a - c) < 1e-4 and centring != 'C'): return _right_angled(lattice, centring)
     first, last = (0, 2) if centring == 'C' or a < c else (2, 0)
     sign, obtuse = (-1, np.radians(beta)) if beta > 90 else (1, np.radians(180 - beta))
     short, long = (a, c) if first == 0 else (c, a)

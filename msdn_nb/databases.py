@@ -87,6 +87,7 @@ def _species(attributes):
                                               for s in set(attributes['species_at_sites'])]:
         parts = [(s, c) for s, c in zip(kind['chemical_symbols'], kind['concentration']) if s != 'vacancy']
         found[kind['name']] = [(gemmi.Element(s).atomic_number, float(c)) for s, c in parts]
+        if kind.get('attached'): raise CrystalError(f'the species {kind["name"]!r} has atoms attached that have no place; leave it out')
         if any(not z for z, _ in found[kind['name']]):
             raise CrystalError(f'the species {kind["name"]!r} is no element; only crystals of known elements '
                                'can be used')
@@ -97,6 +98,8 @@ def from_optimade_entry(
 )->Crystal:    # named by its `id`
     "A crystal from an OPTIMADE structure"
     name, attributes = str(entry.get('id', '')), entry.get('attributes') or {}
+    if odd := [f for f in attributes.get('structure_features') or [] if f != 'disorder']:
+        raise CrystalError(f'{name}: the entry has {", ".join(odd)}, which a list of atoms cannot hold; leave it out')
     try:
         lattice = np.array(attributes['lattice_vectors'], float)
         species, positions = _species(attributes), np.array(attributes['cartesian_site_positions'], float)
@@ -110,7 +113,7 @@ def from_optimade_entry(
                            'leave it out with a filter such as nperiodic_dimensions=3') from e
 
 # %% ../nbs/03_databases.ipynb #456d5a76
-_OPTIMADE_FIELDS = 'lattice_vectors,cartesian_site_positions,species,species_at_sites'
+_OPTIMADE_FIELDS = 'lattice_vectors,cartesian_site_positions,species,species_at_sites,structure_features'
 
 def optimade_address(
     provider:str # an address, or a short name such as 'cod', 'mp', 'oqmd', 'alexandria', 'jarvis'

@@ -202,8 +202,9 @@ def pixel_maps(
         g = -s**2*wl/(1+torch.sqrt(1-(wl*s)**2))
         c = (v[...,2]-g[:,None]-g[None]).float().to(device)
     a,b = (torch.from_numpy(o) for o in factor_coefficients(beam.radiation))
-    f = torch.stack([(a[z]*torch.exp(-(b[z]+b_factor)*q2[...,None]/4)).sum(-1).float() for z in range(MAX_Z+1)])
-    return v,s,g,c,f.to(device)
+    f = torch.empty(MAX_Z+1,*q2.shape,device=device)
+    for z in range(MAX_Z+1): f[z] = (a[z]*torch.exp(-(b[z]+b_factor)*q2[...,None]/4)).sum(-1)
+    return v,s,g,c,f
 
 # %% ../nbs/10_diffraction.ipynb #91632edc
 def _atom_groups(crystals):

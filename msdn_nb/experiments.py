@@ -216,8 +216,8 @@ class Run:
         self.out = result_path(name, quick, out)
         self.folder = Path(folder or project_folder()/'runs'/self.form/name).absolute()
         self.steps, self.sizes, self.all_seeds, self._spent = {}, None, [self.seed], 0.
-        if self.form: self._keep_result(self.form)
         self.hashes = {n: hash_of(p) for n, p in self.paths.items()}
+        if self.form: self._keep_result(self.form)
         self._fix(experiment=name, form=self.form, seed=self.seed, data=self.hashes)
 
 # %% ../nbs/43_experiments.ipynb #1bdfd6c7
@@ -235,9 +235,13 @@ def _fix(self:Run, **settings):
 
 @patch
 def _keep_result(self:Run, form):
-    "Refuse to overwrite a larger measurement"
+    "Refuse to overwrite a larger measurement, or one of other data or of another seed"
     if not self.out.exists(): return
-    there = _read(self.out).get('form', 'full')
+    old = _read(self.out); there = old.get('form', 'full'); used = {k: d.get('data_hash') for k, d in old.get('data', {}).items()}
+    if other := [what for what, differs in (('other data', any(used.get(k, h) != h for k, h in self.hashes.items())),
+                                            ('another seed', old.get('seed', self.seed) != self.seed))
+             if differs and there != 'quick']:
+        raise ExperimentError(f'{_shown_path(self.out)} was measured with {" and ".join(other)}; name another folder with --out')
     if _FORMS.index(form) < _FORMS.index(there):
         raise ExperimentError(f'{_shown_path(self.out)} holds a {there} measurement, which a {form} one must not '
                               'overwrite; name another folder with --out'

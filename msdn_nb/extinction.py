@@ -247,11 +247,18 @@ def cell_system(
     "The highest crystal system that the shape of the cell allows, in the axes of the International Tables"
     a, b, c, alpha, beta, gamma = given = unit_cell(cell).parameters
     here = _highest(given, tolerance)
+    if abs(a - b) < tolerance*a and max(abs(alpha - 90), abs(beta - 90), abs(gamma - 60)) < np.degrees(tolerance):
+        raise ExtinctionError(f'cell {given}: gamma is 60 degrees; give the cell {a:.5f}, {a:.5f}, {c:.5f}, 90, 90, 120 with '
+                              'the indices h, k-h, l')
     for names, order in (('b, c, a', (b, c, a, beta, gamma, alpha)), ('c, a, b', (c, a, b, gamma, alpha, beta))):
         if _highest(order, tolerance) < here:
             raise ExtinctionError(f'cell {given}: the unique axis stands elsewhere than in the International Tables; '
                                   f'give the axes in the order {names}, and the indices alike')
     if here == 5 and np.ptp((a, b, c)) < tolerance*a and np.ptp(np.radians((alpha, beta, gamma))) < tolerance:
+        for angle, edge, kind in ((60, a*2**.5, 'face'), (109.4712, 2*a/3**.5, 'body')):
+            if abs(alpha - angle) < np.degrees(tolerance):
+                raise ExtinctionError(f'cell {given}: the primitive cell of a {kind}-centred cubic lattice; give the cubic cell '
+                                      f'of edge {edge:.5f}, and its indices')
         long, high = 2*a*np.sin(np.radians(alpha)/2), a*np.sqrt(3 + 6*np.cos(np.radians(alpha)))
         raise ExtinctionError(f'cell {given}: rhombohedral axes; give the hexagonal cell {long:.5f}, {long:.5f}, '
                               f'{high:.5f}, 90, 90, 120 with the indices h-k, k-l, h+k+l')
@@ -387,6 +394,7 @@ def _possible(unit, system):
     "Space groups whose lattice the cell fits, out of `system` or out of the highest system of the cell, and the name of that system"
     name = cell_system(unit) if system is None else system if isinstance(system, str) else 'given groups'
     groups = system_groups(name if system is None else system)
+    if name == 'all': cell_system(unit) # triclinic groups fit any axes
     fits = tuple(n for n in groups if _fits(unit.parameters, n))
     if not fits:
         cell_system(unit) # says so where the axes stand otherwise

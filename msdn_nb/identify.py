@@ -454,7 +454,7 @@ def _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell, radiatio
     if kind == 'structure':
         named, pattern, array, crystal = structure_pattern(source, recipe); group, unseen = crystal.space_group, []
     else:
-        pattern = single_line(with_radiation(read_pattern(source, wavelength), radiation))
+        pattern = single_line(with_radiation(read_pattern(source, wavelength), radiation, wavelength))
         named = str(source) if isinstance(source, (str, os.PathLike)) else pattern.name or 'pattern'
         for told in (*pattern_remarks(pattern), *check_powder(replace(pattern, name=named))): warnings.warn(told)
         array = to_axis(pattern); unseen = unseen_remarks(pattern, array, trained)
@@ -490,11 +490,11 @@ def _fitting_model(model, kind, source):
     return trained, kind
 
 # %% ../nbs/60_identify.ipynb #c0de6002
-def _unused(kind, of_powder, of_images):
-    "Warn of options that have no bearing on a structure, or on images"
-    idle = {**of_powder, **(of_images if kind == 'structure' else {})}
+def _unused(kind, others, of_structures):
+    "Warn of options that have no bearing on what is asked about"
+    idle = {**others, **(of_structures if kind == 'structure' else {})}
     if given := [k.replace('_', ' ') for k, v in idle.items() if v is not None]:
-        what = 'a structure' if kind == 'structure' else 'no powder pattern'
+        what = dict(structure='a structure', powder='a powder pattern').get(kind, 'no powder pattern')
         warnings.warn(f'{", ".join(given)}: not used, for this is {what}')
 
 # %% ../nbs/60_identify.ipynb #73a8b3e8
@@ -524,8 +524,8 @@ def identify(
             found = _ask_powder(source, kind, trained, mc, top, seed, wavelength, cell, radiation)
         else:
             found = _ask_axes(source, kind, three, trained, mc, top, seed, grey, field_of_view, decades)
-            _unused(kind, dict(wavelength=wavelength, cell=cell, radiation=radiation),
-                    dict(grey=grey, field_of_view=field_of_view, decades=decades))
+        of_images, of_powder = dict(grey=grey, field_of_view=field_of_view, decades=decades), dict(wavelength=wavelength, radiation=radiation)
+        _unused(kind, *((of_images, of_powder) if isinstance(trained, TrainedPowder) else (of_powder | dict(cell=cell), of_images)))
     said = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
     return Identification(model=trained.recipe.name, kind=kind, warnings=said, **found)
 

@@ -50,17 +50,22 @@ def structure_pattern(
 # %% ../nbs/59_identify_powder.ipynb #1262a511
 HOLES = .12 # share of the intensity that removing a doublet may take below the background
 
-def _tube(wavelength):
-    "K-alpha1 and K-alpha2 of the anode that a wavelength belongs to; None if it is no tube's"
-    pair = min(K_ALPHA.values(), key=lambda p: abs(np.log(p[0]/wavelength)))
-    return pair if pair[0]*.9995 < wavelength < pair[1] else None
+def _other_radiation(note):
+    "Neutron or electron, if a note names them; else None"
+    return next((r for r in ('neutron', 'electron') if note in (f'simulated, {r}', OTHER_RADIATION + r)), None)
+
+def _tube(pattern):
+    "K-alpha1 and K-alpha2 of the anode that a pattern's wavelength belongs to; None where no tube was used, or nobody knows"
+    if any(_other_radiation(note) or 'has been written as 2theta of' in note for note in pattern.notes): return None
+    pair = min(K_ALPHA.values(), key=lambda p: abs(np.log(p[0]/pattern.wavelength)))
+    return pair if pair[0]*.9995 < pattern.wavelength < pair[1] else None
 
 def doublet_holes(
     pattern:PowderPattern, # of an X-ray tube
     ratio:float=.5,        # of K-alpha2 to K-alpha1
 )->float: # share of the intensity
     "What removing K-alpha2 would push below the background"
-    y = pattern.intensity - estimate_background(pattern); first, second = _tube(pattern.wavelength)
+    y = pattern.intensity - estimate_background(pattern); first, second = _tube(pattern)
     below = lambda v: -np.minimum(v, 0).sum()
     return float((below(rachinger(pattern.two_theta, y, ratio, second/first)) - below(y))/np.maximum(y, 0).sum())
 
@@ -68,15 +73,11 @@ def single_line(
     pattern:PowderPattern,
 )->PowderPattern: # the same where there is nothing to remove, or nothing that would disturb the network
     "A pattern without the wide doublets of molybdenum and silver"
-    pair = _tube(pattern.wavelength)
+    pair = _tube(pattern)
     return (pattern if pair is None or pair[1]/pair[0] < 1.004 or doublet_holes(pattern) > HOLES
             else strip_alpha2(pattern))
 
 # %% ../nbs/59_identify_powder.ipynb #2711ff78
-def _other_radiation(note):
-    "Neutron or electron, if a note names them; else None"
-    return next((r for r in ('neutron', 'electron') if note in (f'simulated, {r}', OTHER_RADIATION + r)), None)
-
 def pattern_remarks(
     pattern:PowderPattern,
 )->list: # of sentences
@@ -88,9 +89,14 @@ def pattern_remarks(
 # %% ../nbs/59_identify_powder.ipynb #c0de5906
 def with_radiation(
     pattern:PowderPattern,
-    radiation=None # 'xray', 'neutron' or 'electron'; what the pattern says by default
+    radiation=None, # 'xray', 'neutron' or 'electron'; what the pattern says by default
+    wavelength=None # as it was given, if it was
 )->PowderPattern:
     "The pattern, with that radiation in place of what its file says"
+    used = [radiation] if radiation else [_other_radiation(n) for n in pattern.notes]
+    if 'electron' in used and 'kev' in str(wavelength).lower():
+        raise PowderError(f'wavelength {wavelength!r}: electrons have the wavelength of their energy, not that of photons; give '
+                          'it in angstrom, such as 0.0251 for 200 kV')
     if radiation is None: return pattern
     if radiation not in ('xray', 'neutron', 'electron'):
         raise PowderError(f"radiation {radiation!r}: give 'xray', 'neutron' or 'electron'")
@@ -126,9 +132,9 @@ def _noise(y):
     root = np.sqrt(np.maximum(y, .02*y.max()))
     return root*1.4826*np.median(abs(np.diff(y, 2))/6**.5/root[1:-1])
 
-def _drop_alpha2(x, height, wavelength, near):
-    "Which maxima are not the second line of a stronger one"
-    if not (pair := _tube(wavelength)): return np.ones(len(x), bool)
+def _drop_alpha2(x, height, pair, near):
+    "Which maxima are not the second line of a stronger one; `pair` as `_tube` gives it"
+    if not pair: return np.ones(len(x), bool)
     twin = np.degrees(2*np.arcsin(np.minimum(np.sin(np.radians(x/2))*pair[1]/pair[0], 1)))
     return ~((abs(x[:, None] - twin) < near) & (x[:, None] > x + near) & (height[:, None] < .8*height)).any(1)
 
@@ -149,7 +155,7 @@ def observed_lines(
                            prominence=.5*np.maximum(least*y.max(), clear*noise), distance=max(1, round(points/2)))
     left, middle, right = y[at - 1], y[at], y[at + 1]; curve = left - 2*middle + right
     place = x[at] + np.where(curve < 0, .5*(left - right)/np.where(curve < 0, curve, 1), 0)*step
-    place = place[_drop_alpha2(place, middle, pattern.wavelength, max(.04, .3*width))]
+    place = place[_drop_alpha2(place, middle, _tube(pattern), max(.04, .3*width))]
     # the network sees nothing further out, where a wavelength that is the mean of two moves lines by more than their width
     return place[2*np.sin(np.radians(place/2)) < Q_MAX*pattern.wavelength], width
 
@@ -252,7 +258,7 @@ def allowed_lines(
 )->np.ndarray: # (n,) two_theta in degrees, ascending
     "Where a group allows lines in the range of a pattern"
     setting = next(s for s in axis_settings(space_group, check.axes, check.cell) if axes_text(s) == check.setting[space_group])
-    hkl, d = lattice_reflections(unit_cell(check.cell), float(pattern.d_spacing[-1]))
+    hkl, d = lattice_reflections(unit_cell(check.cell), max(float(pattern.d_spacing[-1]), 1/Q_MAX))
     d = d[~is_absent(space_group, hkl @ setting) & (d <= pattern.d_spacing[0])]
     return np.unique(np.round(np.degrees(2*np.arcsin(np.minimum(pattern.wavelength/2/d, 1))), 5))
 

@@ -217,7 +217,8 @@ _UNIT = r'(?:[\[(/,].*|(?:a|å|nm|inv\w*|1/)(?:\W.*)?)?$'
 _AXES = (('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|pos\.'
                     r'|^\W*((scattering|diffraction|bragg|detector)\s+)?angle'),
          ('another quantity', r'^\W*(time[\s_-]*of[\s_-]*flight|tof|energy|k?ev|channel|wave(length|number)'
-                              r'|(raman[\s_-]*)?shift|temperature|cm-?1)\b'),
+                              r'|(raman[\s_-]*)?shift|temperature|cm-?1|r(adius)?[\s_(\[]+(mm|cm|m|pixels?)|q\^?2|omega|ω|pixels?'
+                              r'|sin[\s_]*\(?\s*(theta|θ)|s[\s_]*[(\[]\s*(nm|å|a|1/)|1/d)(?![a-z0-9])'),
          ('q', r'^\W*q(?:[\s_-]*(?:space|vec(?:tor)?|scattering|magnitude))*[\s_-]*' + _UNIT
                + '|scattering vector|momentum'),
          ('d', r'^\W*d(?:[\s_-]*(?:spacing|value|space|hkl)s?)?[\s_-]*' + _UNIT), ('theta', r'^\W*(theta|θ)'))
@@ -248,6 +249,14 @@ def _names(header, width):
                                                                  line, re.I)): return [line] + ['']*(width - 1)
     return ['']*width
 
+def _unknown_title(header, width):
+    "The title of a first column that tells nothing beside one of intensities; empty where there is none"
+    for line in header[:-7:-1]:
+        for parts in (re.split(r'\s*[;,|\t]\s*', line.strip('#!; \t')), line.strip('#!; \t').split()):
+            if len(parts) == width and not _axis(parts[0]) and not re.search(_INTENSITY, parts[0].lower()) and re.fullmatch(
+                    r'i(nt(ensity|\.)?)?|counts?|cps|y(obs)?|iobs', parts[1].lower()): return parts[0].strip(' "\'')
+    return ''
+
 # %% ../nbs/54_measured.ipynb #5696f009
 def _scatters(table):
     "Does a table of three columns hold in its last one the root of the second, as uncertainties of counts do?"
@@ -274,6 +283,26 @@ def _unnamed(table, notes):
         notes = (*notes, f'{table.shape[1]} columns without names: the first two have been read')
     return 0, 1, notes
 
+# %% ../nbs/54_measured.ipynb #54c0a102
+def _in_units(values, axis, label, notes):
+    "Places in degrees, 1/angstrom or angstrom, the axis, and notes"
+    scale = 1
+    if axis == 'another quantity':
+        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees '
+                          'or to d in angstrom (name the column d_A)')
+    if axis == 'q' and not (unit := re.search(r'(nm|nanomet|å|\\aa|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
+        raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi '
+                          'sin(theta)/lambda)')
+    if axis == 'q':
+        scale, notes = (.1 if unit[1][0] == 'n' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
+    if axis == 'd':
+        scale = 10 if re.search(r'\bnm\b|_nm|nanomet', label.lower()) else 1
+        notes = (*notes, f'the column {label!r} has been read as d in {"nanometres" if scale == 10 else "angstrom"}')
+    if axis == 'theta': axis, notes = '2theta', (*notes, f'the column {label!r} has been read as 2theta')
+    if axis == '2theta' and (unit := re.search(r'(?<![a-z])(m?)rad(ian)?s?(?![a-z])', label.lower())):
+        scale, notes = np.degrees(.001 if unit[1] else 1), (*notes, f'the column {label!r} has been turned into degrees')
+    return values*scale, axis, notes
+
 # %% ../nbs/54_measured.ipynb #556668a6
 def _columns(header, table, notes=()):
     "A scan from the header and the table of a text file"
@@ -289,21 +318,12 @@ def _columns(header, table, notes=()):
         if (more := [names[i] for i in others if i != y and names[i] and not kinds[i]
                      and not re.search(_BESIDE, names[i].lower())]):
             notes = (*notes, f'columns passed over: {", ".join(more)[:80]}')
-    else: x, y, notes = _unnamed(table, notes)
-    axis, label, scale = kinds[x] or '2theta', names[x], 1
-    if axis == 'another quantity':
-        raise PowderError(f'the first column is {label!r}, which is no scattering angle; convert it to 2theta in degrees '
-                          'or to d in angstrom (name the column d_A)')
-    if axis == 'q' and not (unit := re.search(r'(nm|nanomet|å|\\aa|\ba\b|_a|\(a|/a|1/a|angstrom)', label.lower())):
-        raise PowderError(f'the first column is {label!r} without a unit; name it q_A^-1 or q_nm^-1 (4 pi '
-                          'sin(theta)/lambda)')
-    if axis == 'q':
-        scale, notes = (.1 if unit[1][0] == 'n' else 1), (*notes, f'the column {label!r} has been read as 2 pi/d')
-    if axis == 'd':
-        scale = 10 if re.search(r'\bnm\b|_nm|nanomet', label.lower()) else 1
-        notes = (*notes, f'the column {label!r} has been read as d in {"nanometres" if scale == 10 else "angstrom"}')
-    if axis == 'theta': axis, notes = '2theta', (*notes, f'the column {label!r} has been read as 2theta')
-    return _Scan(table[:, x]*scale, table[:, y], axis, notes=notes)
+    else:
+        x, y, notes = _unnamed(table, notes)
+        if x == 0 and (told := _unknown_title(header, table.shape[1])):
+            notes = (*notes, f'the column {told!r} has been read as 2theta in degrees, for its name tells nothing')
+    values, axis, notes = _in_units(table[:, x], kinds[x] or '2theta', names[x], notes)
+    return _Scan(values, table[:, y], axis, notes=notes)
 
 # %% ../nbs/54_measured.ipynb #da3f7074
 def _grid(text):
@@ -558,17 +578,19 @@ def _read_gsas(data):
 # %% ../nbs/54_measured.ipynb #620cdc7c
 def _read_uxd(data):
     "Bruker UXD"
-    scans, keys = [], {}
-    text = re.sub(r'(?m)^;.*$', '', _decode(data))
+    scans, keys = [], {}; text = re.sub(r'(?m)^;.*$', '', _decode(data))
     for name, value, body in re.findall(r'^_(\w+)[ \t]*(?:=[ \t]*([^\r\n]*))?\s*((?:^[ \t]*[-+.\d][^\r\n_]*\s*)*)',
                                         text, re.M):
         keys[name] = value.strip(" '")
         if not (body.strip() and re.search('COUNTS|CPS', name)): continue
+        if name.endswith('TIME'):
+            raise PowderError(f'_{name} gives every point a counting time of its own; export counts or counts per second')
         numbers = np.array(body.replace(',', ' ').split(), dtype=float)
         if name.startswith('2THETA'): x, y = numbers[::2], numbers[1::2]
         else: x, y = float(keys['START']) + float(keys['STEPSIZE'])*np.arange(len(numbers)), numbers
         wavelength = float(keys['WL1']) if keys.get('WL1') else None
-        scans.append(_Scan(x[:len(y)], y, wavelength=wavelength, seconds=float(keys.get('STEPTIME') or 'nan')))
+        seconds = 1. if 'CPS' in name else float(keys.get('STEPTIME') or 'nan') # a rate is of one second
+        scans.append(_Scan(x[:len(y)], y, wavelength=wavelength, seconds=seconds))
     if not scans: raise PowderError('no counts in it; export the pattern once more')
     return scans
 
@@ -909,7 +931,7 @@ def check_powder(
     if degrees*1.54/pattern.wavelength > 2.5:
         found.append(f'the strongest line is {degrees:.2g} degrees wide: amorphous or very small crystals; no space group '
                      'can be read from it')
-    if wide_steps(x).any():
+    if wide_steps(x, pattern.wavelength).any():
         found.append(f'{np.diff(x).max():.3g} degrees are missing after {x[np.diff(x).argmax()]:.4g} degrees; lines may be lost '
                      'there')
     return tuple(found)

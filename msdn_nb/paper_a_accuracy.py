@@ -14,7 +14,7 @@ __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER
            'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
-import csv, hashlib, json
+import csv, hashlib, json, re
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -78,7 +78,7 @@ def like_paper_rows(
     groups              # space groups
 )->tuple:               # ascending rows, and the groups that have entries enough
     "Rows that resemble the paper's data, and their groups"
-    numbers = np.array([int(n) if (n := name.rpartition('-')[2]).isdigit() else LIKE_PAPER['below']
+    numbers = np.array([int(found[1]) if (found := re.fullmatch(r'(?:mp|mvc)-(\d+)', name)) else LIKE_PAPER['below']
                         for name in table.material_id.tolist()])
     labels = table.space_group; old = (numbers < LIKE_PAPER['below']) & np.isin(labels, groups)
     count = np.bincount(labels[old], minlength=231)
@@ -467,9 +467,11 @@ def _further_scores(run, size, kind, network):
     "Scores of the networks named in `size.KIND`"
     def job(groups, key, how, asked):
         trained, study = network(run, size, groups); known = some_rows(study.learn, len(study.test), run.seed)
-        told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)))
+        told = dict(scores=scores(answers(trained, study)), learned=scores(answers(trained, study, known)),
+                    valid=scores(answers(trained, study, study.valid)))
         if earlier := range(1, len(how.get('stages', ()))):
-            told['earlier'] = [scores(answers(*network(run, size, groups, stages=k))) for k in earlier]
+            before = [network(run, size, groups, stages=k) for k in earlier]
+            told['earlier'] = [scores(answers(t, s)) | dict(valid=scores(answers(t, s, s.valid))) for t, s in before]
         fewer = {n: make_study(run, n, size.like_crystals, study.pixels, run.seed, True) for n in asked}
         return dict(**told, log=trained.card['log'], networks=[trained.card['name']],
                     parameters=trained.card['parameters'],
@@ -654,8 +656,10 @@ def ablation_luck(
     seeds:int # trainings of each change
 )->float:     # standard deviation of the accuracy of one training
     "How much trainings of the same differ"
-    if seeds > 1: return float(np.sqrt(np.mean([c['top1']['std']**2 for c in changes.values()])))
-    return abs(changes['another seed']['difference']['value'])/2**.5 if 'another seed' in changes else 0.
+    again = changes.get('another seed')
+    squares = [(seeds - 1)*(c['top1']['std'] or 0)**2 for c in changes.values()]; free = (seeds - 1)*len(changes)
+    if again: squares.append(seeds/2*again['difference']['value']**2); free += 1 # it and the default are of one kind
+    return float(np.sqrt(sum(squares)/free)) if free else 0.
 
 def ablation_effects(
     changes,  # of the record of an ablation

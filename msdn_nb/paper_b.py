@@ -377,8 +377,8 @@ def _reader(table, rows, system):
 
 # %% ../nbs/58_paper_b.ipynb #69ebb328
 @experiment('ulbd-datasets', paper='B',
-            about='networks that learned from a database and from laws, on real crystals, random crystals and laws', needs='mp',
-            minutes=150)
+            about='networks that learned from a database and from laws, on real crystals, random crystals and laws; after `ulbd`',
+            needs='mp', minutes=150)
 def ulbd_datasets(run):
     "Three trainings and three tests for each published system"
     size = run.size(full=dict(systems=[*TABLE_1], crystals=100_000, tested=100_000, cddd_samples=400_000, samples=1_000_000,
@@ -565,10 +565,10 @@ def rruff(run):
     arrays, groups, called = known['arrays'], known['groups'], POWDER_MODELS['powder-230-measured'].called_noisy
     asked = dict(before=trained, alone=trained.alone(), calling=trained.calling(called))
     answer = lambda trained, arrays: dict(probabilities=powder_probabilities(trained, arrays)[0])
-    scores = {name: measured_scores(run.arrays(name, answer, t, arrays)['probabilities'], groups)
+    repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
+    scores = {name: measured_scores(run.arrays(name, answer, t, arrays)['probabilities'], groups, repeats)
               for name, t in asked.items()}
     rows, lines = _mineral_company(run, trained, size.crystals, size.laws)
-    repeats, after = near_repeats(arrays), np.zeros((len(groups), 230)); fold = repeat_folds(repeats, size.folds, run.seed)
     for f in range(size.folds):
         run.say(f'fold {f + 1} of {size.folds}')
         job = partial(_fold_answers, lines), asked['calling'], (rows, size.laws), arrays, groups, repeats, fold, f
@@ -577,7 +577,7 @@ def rruff(run):
     know = measured_confidence(after, groups, trained.card.get('know', {}).get('threshold', 0.), fold)
     return dict(model=_card(trained), n=len(groups), groups_of_repeats=int(repeats.max() + 1), know_measured=know,
                 space_groups=len(set(groups.tolist())), called=dict(before=trained.recipe.called_noisy, after=called),
-                **scores, after=measured_scores(after, groups), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
+                **scores, after=measured_scores(after, groups, repeats), published=PUBLISHED_RRUFF, asked=ASKED_RRUFF)
 
 # %% ../nbs/58_paper_b.ipynb #f68b042d
 def _answer_to(path, wavelength, trained, best=5):

@@ -736,14 +736,15 @@ def _clipped(y, measured):
     return base
 
 def wide_steps(
-    two_theta # (n,) ascending, degrees
+    two_theta, # (n,) ascending, degrees
+    wavelength:float=CU_KA1 # angstrom
 )->np.ndarray: # (n - 1,) truth values
-    "Which steps of a scan are gaps: wider than a degree, and than twenty usual steps"
-    step = np.diff(two_theta); return step > max(1, 20*np.median(step))
+    "Which steps of a scan are gaps: wider than a degree of copper's pattern, and than twenty usual steps"
+    step = np.diff(two_theta); return step > max(wavelength/CU_KA1, 20*np.median(step))
 
 def _missing(pattern):
     "Which points of the axis lie in a gap of a pattern"
-    wide, at = wide_steps(pattern.two_theta), 2*np.degrees(np.arcsin(np.minimum(AXIS*pattern.wavelength/2, 1)))
+    wide, at = wide_steps(pattern.two_theta, pattern.wavelength), 2*np.degrees(np.arcsin(np.minimum(AXIS*pattern.wavelength/2, 1)))
     return wide[np.clip(np.searchsorted(pattern.two_theta, at) - 1, 0, len(wide) - 1)]
 
 def to_axis(

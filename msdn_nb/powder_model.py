@@ -1305,17 +1305,26 @@ def read_collection(
             np.array(table['space_group'][:n],int))
 
 # %% ../nbs/57_powder_model.ipynb #755f2bf9
+def _rate_of(hits, repeats):
+    "A share and its standard deviation, in which patterns of one group of repeats may be right or wrong together"
+    found = rate(hits)
+    if repeats is None: return found
+    off = np.bincount(repeats,np.asarray(hits,float)-found['value']); m = (np.bincount(repeats)>0).sum()
+    return dict(found,std=float(np.sqrt((off**2).sum()*m/max(m-1,1))/len(repeats)))
+
 def measured_scores(
     probabilities, # (n, 230)
     groups,        # (n,) space groups
+    repeats=None   # (n,) numbers of `near_repeats`; each pattern stands alone by default
 )->dict: # rates with their standard deviations
     "Top-1, top-5, crystal system and extinction class of measured patterns."
     p, g = np.asarray(probabilities), np.asarray(groups,int); order = np.argsort(-p,1,kind='stable')+1
     def coarse(label):
         names, q = pooled(p,[label(n) for n in range(1,231)])
         return names[q.argmax(1)]==np.array([label(int(n)) for n in g])
-    return dict(top1=rate(order[:,0]==g),top5=rate((order[:,:5]==g[:,None]).any(1)),
-                crystal_system=rate(coarse(crystal_system)), extinction_class=rate(coarse(extinction_class)))
+    hits = dict(top1=order[:,0]==g,top5=(order[:,:5]==g[:,None]).any(1),crystal_system=coarse(crystal_system),
+                extinction_class=coarse(extinction_class))
+    return {k:_rate_of(h,repeats) for k,h in hits.items()}
 
 # %% ../nbs/57_powder_model.ipynb #800f9957
 def measured_confidence(
@@ -1362,8 +1371,8 @@ def cross_validate_measured(
         after[~seen] = powder_probabilities(one,arrays[~seen])[0]
     return dict(n=len(groups),groups_of_repeats=int(repeats.max()+1),folds=folds,steps=steps,seed=seed,
                 know_measured=measured_confidence(after,groups,trained.card.get('know',{}).get('threshold',0.),fold),
-                before=measured_scores(powder_probabilities(trained,arrays)[0],groups),
-                after=measured_scores(after,groups))
+                before=measured_scores(powder_probabilities(trained,arrays)[0],groups,repeats),
+                after=measured_scores(after,groups,repeats))
 
 # %% ../nbs/57_powder_model.ipynb #6cfbfd61
 def train_measured(

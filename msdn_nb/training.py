@@ -25,7 +25,7 @@ import numpy as np, torch
 from filelock import FileLock
 from .symmetry import class_set
 from .crystal import CrystalError, standard_cell, run_facts, write_json
-from .diffraction import Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
+from .diffraction import MAX_Z, Setup, DEFAULT, PAPER, setup_from_dict, simulate, to_uint8
 from .shaping import CENTRE, shaped_patterns_batch, crop_resize
 from .sources import CrystalTable, TableError, data_hash, random_split, some_rows
 from .models import MSDN, FoldNet, joint_loss, joint_logits
@@ -163,11 +163,14 @@ def part_of(
     table, # `CrystalTable`
 )->dict: # facts for a card; none for the whole file
     "Which part of its file a table shows."
-    whole = len(table.rows)==len(CrystalTable(table.path))
+    whole = np.array_equal(table.rows,np.arange(len(CrystalTable(table.path))))
     return {} if whole else dict(limit=len(table.rows),part=hashlib.sha256(table.rows.astype('<i8').tobytes()).hexdigest()[:16])
 
 def _cache_card(table, rows, recipe, **more):
     "What a cache depends on, as plain data."
+    if recipe.symprec!=.1:
+        raise CacheError(f'{recipe.name}: cells at symprec {recipe.symprec} angstrom, but the space groups of tables are those at '
+                         '0.1; leave symprec as it is')
     return dict(data_hash=data_hash(table.path),rows=int(len(rows)),first=int(rows[0]),last=int(rows[-1]),**part_of(table),
                 setup=asdict(recipe.setup), scale=recipe.scale,decades=recipe.decades,symprec=recipe.symprec,**more)
 
@@ -177,7 +180,7 @@ def fill_chunk(
     make=standard_cell, # function of crystal and `symprec` that gives the cell to simulate; `make.patterns` may simulate
 ):
     "Patterns of some rows; a row that has no standard cell stays black and gets label 0."
-    crystals,recipe,groups = job; torch.set_num_threads(1)
+    crystals,recipe,groups = job
     cells = [_cell_or_none(c,recipe.symprec,make) for c in crystals]
     good = [i for i,c in enumerate(cells) if c is not None]
     P = recipe.setup.detector.pixels; out = np.zeros((len(cells),len(recipe.setup.axes),P,P),np.uint8)
@@ -187,7 +190,8 @@ def fill_chunk(
 
 # %% ../nbs/30_training.ipynb #f81e0f47
 def _cell_or_none(crystal, symprec, make):
-    "The standard cell, or None where spglib finds none."
+    "The standard cell, or None where spglib finds none, or where an element has no scattering factors."
+    if crystal.numbers.max()>MAX_Z: return None
     try: return make(crystal,symprec)
     except CrystalError: return None
 
@@ -203,7 +207,7 @@ def spread(
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context, get_all_start_methods
     waiting = deque(); how = 'fork' if 'fork' in get_all_start_methods() else 'spawn'
-    with ProcessPoolExecutor(workers,get_context(how)) as pool:
+    with ProcessPoolExecutor(workers,get_context(how),torch.set_num_threads,(1,)) as pool:
         for j in jobs:
             waiting.append(pool.submit(f,j))
             if len(waiting)>=2*workers: yield waiting.popleft().result()
@@ -533,9 +537,10 @@ def same_split(
 ):
     "Refuse a training whose test crystals the network that it starts from has seen; warn where that cannot be known."
     data = card.get('data',{}); part = {k:data[k] for k in ('limit','part') if k in data}
-    if data.get('data_hash')!=data_hash(table.path):
-        warnings.warn(f'{name}: {card.get("name")}, from which it starts, learned from another table; where crystals of that '
-                      'are in this one, some that it is tested on may have been learned from',stacklevel=2)
+    if data.get('data_hash')!=data_hash(table.path) or 'divided_by' in data:
+        warnings.warn(f'{name}: {card.get("name")}, from which it starts, learned from another table, or one divided otherwise; '
+                      'where crystals of that are in this one, some that it is tested on may have been learned from',
+                      stacklevel=2)
         return
     if (data.get('seed',0),part)==(seed,part_of(table)): return
     raise ValueError(f'{name}: it starts from {card.get("name")}, which has seen crystals that this division would test '
@@ -886,6 +891,9 @@ def split_of(
 )->tuple: # ascending rows: training, validation, test
     "The rows that a network learned from, was watched by, and was judged by."
     known = trained.card.get('data',{}); seed = known.get('seed',0)
+    if own := known.get('divided_by'):
+        raise TableError(f'{trained.card.get("name")}: the experiment {own} divided its crystals in a way of its own; ask that for '
+                         'the test part')
     if not strict: return split_rows(table,trained.recipe,seed)
     part = part_of(table); wanted = {k:known[k] for k in ('limit','part') if k in known}
     if known.get('data_hash')==data_hash(table.path) and wanted and not part: # divide the part, count in the whole

@@ -123,7 +123,7 @@ def pytest_counts():
     total, failed, errors, skipped = (sum(int(s.get(k, 0)) for s in suites)
                                       for k in ('tests', 'failures', 'errors', 'skipped'))
     bad = failed+errors
-    if code not in (0, 5) and not bad: bad, total = 1, total+1
+    if code and not bad: bad, total = 1, total+1 # also where no test was found
     return total-bad-skipped, bad, skipped
 
 
@@ -154,6 +154,7 @@ def main():
     if 'export' in steps: count.add('nbdev-export changes nothing', unchanged_by(BIN/'nbdev-export'))
     if 'readme' in steps: count.add('README.md is rendered from index.ipynb', readme_drift())
     notebooks = [p for p in sorted(ROOT.glob('nbs/**/*.ipynb')) if not hidden(p.relative_to(ROOT))]
+    if not notebooks and {'site', 'notebooks'} & set(steps): parser.error('there are no notebooks in nbs/')
     with ThreadPoolExecutor(options.workers) as pool:
         if 'site' in steps:
             count.add("nbdev makes every notebook's page", '\n'.join(filter(None, pool.map(page, notebooks))))
