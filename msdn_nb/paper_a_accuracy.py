@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'HALVES', 'CLASS_SIZES', 'VARIED', 'NORMALISED', 'LIKE_SIZES',
-           'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study', 'study_rows', 'like_paper_rows',
-           'make_study', 'study_patterns', 'paper_lines', 'study_recipe', 'network_name', 'training_log', 'learned',
-           'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm', 'Variant', 'fold_norm',
-           'plain_network', 'settle_norm', 'like_paper_network', 'varied_network', 'normalised_network', 'classes',
-           'difference', 'gains_by_system', 'ablation_changes', 'ablation', 'ablation_normalised', 'ablation_luck',
-           'ablation_effects', 'matched_split', 'compositions', 'prototypes', 'power_law', 'fit_power_law',
-           'curve_rows', 'learning_curve']
+           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'HALVES', 'WHOLE', 'CLASS_SIZES', 'VARIED', 'NORMALISED',
+           'LIKE_SIZES', 'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study', 'study_rows',
+           'like_paper_rows', 'make_study', 'study_patterns', 'paper_lines', 'study_recipe', 'network_name',
+           'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm',
+           'Variant', 'fold_norm', 'plain_network', 'settle_norm', 'like_paper_network', 'varied_network',
+           'normalised_network', 'classes', 'difference', 'gains_by_system', 'ablation_changes', 'ablation',
+           'ablation_normalised', 'ablation_luck', 'ablation_effects', 'matched_split', 'compositions', 'prototypes',
+           'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #042da27e
 import csv, hashlib, json, re
@@ -392,6 +392,7 @@ def settle_norm(
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #b6be6bed
 HALVES = dict(halves=2/3, batch_size=128, lr=4e-3, schedule='one-cycle', label_smoothing=.05) # half patterns first
+WHOLE = HALVES | dict(halves=0., lr=2e-3) # and on with whole ones
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
@@ -399,12 +400,14 @@ CLASS_SIZES = dict(
               normalised={'72': dict(stages=[dict(epochs=100, times=1), dict(epochs=50, times=1, kind='vacancies', versions=5)],
                                      versions=10),
                           '8': dict(stages=[dict(epochs=30, times=1)], versions=10)},
-              halved={'72': dict(stages=[dict(epochs=100, times=1, **HALVES)], versions=10)}),
+              halved={'72': dict(stages=[dict(epochs=100, times=1, **HALVES), dict(epochs=50, times=1, **WHOLE)],
+                                 versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[20, 49, 72], like_repeats=1, folds=10, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
                  normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
                                                 dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)},
-                 halved={'72': dict(stages=[dict(epochs=18, times=2, **HALVES)], versions=2)}),
+                 halved={'72': dict(stages=[dict(epochs=18, times=2, **HALVES), dict(epochs=14, times=2, **WHOLE)],
+                                    versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
                normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2, kind='vacancies')], versions=1),
