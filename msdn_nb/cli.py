@@ -1082,8 +1082,7 @@ def _draw_check(found, path):
 # %% ../nbs/61_cli.ipynb #3f9d8e92
 @laws.command(short_help='Which space groups the lines of a cell allow.')
 def check(
-    cell:Annotated[str, typer.Option(
-        help='a b c alpha beta gamma (angstrom, degrees); with --system cubic a alone will do.')],
+    cell:Annotated[str, typer.Option(help='a b c alpha beta gamma (angstrom, degrees); with --system cubic a alone will do.')],
     hkl:Annotated[Optional[str], typer.Option(help='Observed indices, "1 1 1, 2 2 0", or a text file of them.')]=None,
     d:Annotated[Optional[str],
                 typer.Option(help='Observed d-spacings in angstrom, or a text file (first column).')]=None,
@@ -1095,6 +1094,7 @@ def check(
                         typer.Option(help='Of two-theta in degrees (0.1), of d as a fraction (0.002).')]=None,
     system:Annotated[Optional[str],
                      typer.Option(help='Groups to consider; by default the highest system of the cell.')]=None,
+    d_max:Annotated[Optional[float], typer.Option(help='Largest d-spacing measured, angstrom: lines beyond it are not missed.')]=None,
     axes:AxesOption='free', plot:Annotated[Optional[Path], typer.Option(help='Draw the verdict into this file.')]=None,
     as_json:Json=False,
 ):
@@ -1106,7 +1106,7 @@ def check(
     try:
         found = check_reflections(_numbers(cell), _numbers(hkl, 3), _numbers(d), _numbers(two_theta),
                                   None if wavelength is None else wavelength_angstrom(wavelength), tolerance,
-                                  None if system is None else _system(system), Axes(axes).value)
+                                  None if system is None else _system(system), Axes(axes).value, d_max)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
     if plot is not None: _draw_check(found, plot)
     finish(found.to_dict(), found._repr_markdown_(), as_json)

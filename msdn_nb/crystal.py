@@ -557,11 +557,20 @@ def find_space_group(
     except CrystalError as e: raise CrystalError(_called(crystal.name, e)) from e
 
 # %% ../nbs/01_crystal.ipynb #58c13fb4
+def _by_length(lengths, among):
+    "Axes by length; those that agree within 1e-4 angstrom stay in the order given, whatever rounding says"
+    order = sorted(among, key=lambda i: lengths[i])
+    for _ in order:
+        for j in range(len(order) - 1):
+            i, k = order[j:j + 2]
+            if i > k and lengths[k] - lengths[i] < 1e-4: order[j:j + 2] = k, i
+    return order
+
 def _orthorhombic(lattice, centring):
     "Axes by length; a centred face is spanned by a and b"
     lengths = cell_parameters(lattice)[:3]
     last = {'C': [2], 'A': [0]}.get(centring, [])
-    order = sorted((i for i in range(3) if i not in last), key=lambda i: round(lengths[i], 4)) + last # not by rounding errors
+    order = _by_length(lengths, [i for i in range(3) if i not in last]) + last
     return np.diag(lengths[order]), np.eye(3)[order]
 
 # %% ../nbs/01_crystal.ipynb #513a8746
@@ -583,9 +592,9 @@ def _hexagonal(lattice, centring):
 _SWAP = np.array([[0, 1, 0], [1, 0, 0], [0, 0, -1]])
 
 def _right_angled(lattice, centring):
-    "A monoclinic crystal whose cell happens to have right angles only, or two equal axes"
+    "A monoclinic crystal whose cell happens to have right angles only"
     lengths = cell_parameters(lattice)[:3]
-    order = sorted(range(2 if centring == 'C' else 3), key=lambda i: round(lengths[i], 4)) + [2]*(centring == 'C')
+    order = _by_length(lengths, range(2 if centring == 'C' else 3)) + [2]*(centring == 'C')
     new, turn = _SWAP@(np.diag(lengths[order]) if centring == 'C' else lattice[order]), _SWAP@np.eye(3)[order]
     signs = np.array([[-1], [-1], [1]]) if cell_parameters(new)[4] < 90 else 1
     return new*signs, turn*signs
@@ -593,8 +602,8 @@ def _right_angled(lattice, centring):
 def _monoclinic(lattice, centring):
     "b unique, beta obtuse, a shorter than c unless C-centred"
     a, b, c, _, beta, _ = cell_parameters(lattice)
-    if abs(beta - 90) < 1e-10 or (abs(a - c) < 1e-4 and centring != 'C'): return _right_angled(lattice, centring)
-    first, last = (0, 2) if centring == 'C' or a < c else (2, 0)
+    if abs(beta - 90) < 1e-10: return _right_angled(lattice, centring)
+    first, last = (0, 2) if centring == 'C' or a < c + 1e-4 else (2, 0)
     sign, obtuse = (-1, np.radians(beta)) if beta > 90 else (1, np.radians(180 - beta))
     short, long = (a, c) if first == 0 else (c, a)
     return (np.array([[0, short, 0], [b, 0, 0], [0, long*np.cos(obtuse), -long*np.sin(obtuse)]]),

@@ -202,7 +202,7 @@ def pixel_maps(
         g = -s**2*wl/(1+torch.sqrt(1-(wl*s)**2))
         c = (v[...,2]-g[:,None]-g[None]).float().to(device)
     a,b = (torch.from_numpy(o) for o in factor_coefficients(beam.radiation))
-    f = torch.empty(MAX_Z+1,*q2.shape,device=device)
+    f = torch.empty(MAX_Z+1,*q2.shape,dtype=torch.float32,device=device)
     for z in range(MAX_Z+1): f[z] = (a[z]*torch.exp(-(b[z]+b_factor)*q2[...,None]/4)).sum(-1)
     return v,s,g,c,f
 

@@ -122,7 +122,7 @@ def evaluate(
     good = np.concatenate(good) if good else np.zeros(0,int); classes = np.array(recipe.classes)
     if not len(good):
         raise ValueError(f'{table.path}: of {len(rows)} crystals asked about none is of a space group that '
-                         f'{trained.card["name"]} knows')
+                         f'{trained.card["name"]} knows and has a standard cell; ask about rows of its {len(classes)} groups')
     return Evaluation(trained.card['name'],classes,good,np.searchsorted(classes,groups[good]),
                       np.concatenate(probabilities),len(rows)-len(good),time.perf_counter()-start)
 

@@ -247,10 +247,12 @@ def cell_system(
     "The highest crystal system that the shape of the cell allows, in the axes of the International Tables"
     a, b, c, alpha, beta, gamma = given = unit_cell(cell).parameters
     here = _highest(given, tolerance)
-    if abs(a - b) < tolerance*a and max(abs(alpha - 90), abs(beta - 90), abs(gamma - 60)) < np.degrees(tolerance):
-        raise ExtinctionError(f'cell {given}: gamma is 60 degrees; give the cell {a:.5f}, {a:.5f}, {c:.5f}, 90, 90, 120 with '
-                              'the indices h, k-h, l')
-    for names, order in (('b, c, a', (b, c, a, beta, gamma, alpha)), ('c, a, b', (c, a, b, gamma, alpha, beta))):
+    turned = ('b, c, a', (b, c, a, beta, gamma, alpha)), ('c, a, b', (c, a, b, gamma, alpha, beta))
+    for indices, (p, q, r, *angles) in zip(('h, k-h, l', 'k, l-k, h', 'l, h-l, k'), (given, *(order for _, order in turned))):
+        if abs(p - q) < tolerance*p and np.abs(np.subtract(angles, (90, 90, 60))).max() < np.degrees(tolerance):
+            raise ExtinctionError(f'cell {given}: two equal edges at 60 degrees; give the cell {p:.5f}, {p:.5f}, {r:.5f}, 90, 90, 120 '
+                                  f'with the indices {indices}')
+    for names, order in turned:
         if _highest(order, tolerance) < here:
             raise ExtinctionError(f'cell {given}: the unique axis stands elsewhere than in the International Tables; '
                                   f'give the axes in the order {names}, and the indices alike')

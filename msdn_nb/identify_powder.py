@@ -17,7 +17,7 @@ from .crystal import cell_parameters, check_size, lattice_from_parameters, read_
 from .extinction import (ExtinctionCheck, ExtinctionError, cell_system, check_reflections, unit_cell, axes_text,
                                 lattice_reflections, axis_settings)
 from .powder import Q_MAX, Instrument, PowderError, PowderPattern, estimate_background, powder_pattern
-from .measured import (FORMATS, K_ALPHA, OTHER_RADIATION, read_powder, strip_alpha2, tidy_powder,
+from .measured import (FORMATS, K_ALPHA, BORROWED, OTHER_RADIATION, read_powder, strip_alpha2, tidy_powder,
                               wavelength_angstrom, peak_prominence, rachinger, peak_width)
 from .powder_model import (STANDARD_WIDTH, PowderModelRecipe, TrainedPowder, line_arrays, pack_lines,
                                   render_patterns)
@@ -55,8 +55,9 @@ def _other_radiation(note):
     return next((r for r in ('neutron', 'electron') if note in (f'simulated, {r}', OTHER_RADIATION + r)), None)
 
 def _tube(pattern):
-    "K-alpha1 and K-alpha2 of the anode that a pattern's wavelength belongs to; None where no tube was used, or nobody knows"
-    if any(_other_radiation(note) or 'has been written as 2theta of' in note for note in pattern.notes): return None
+    "K-alpha1 and K-alpha2 of the anode that a pattern's wavelength belongs to; None where there is one line, or nobody knows"
+    if any(_other_radiation(note) or BORROWED in note or note == 'simulated, xray' or note.startswith('K-alpha2 removed')
+           for note in pattern.notes): return None
     pair = min(K_ALPHA.values(), key=lambda p: abs(np.log(p[0]/pattern.wavelength)))
     return pair if pair[0]*.9995 < pattern.wavelength < pair[1] else None
 
@@ -65,7 +66,10 @@ def doublet_holes(
     ratio:float=.5,        # of K-alpha2 to K-alpha1
 )->float: # share of the intensity
     "What removing K-alpha2 would push below the background"
-    y = pattern.intensity - estimate_background(pattern); first, second = _tube(pattern)
+    if (pair := _tube(pattern)) is None:
+        raise PowderError(f'{pattern.name or "pattern"}, {pattern.wavelength:g} angstrom: no second line of a tube is known for '
+                          'it, so none can be removed; only patterns of an anode with both lines have one')
+    y, (first, second) = pattern.intensity - estimate_background(pattern), pair
     below = lambda v: -np.minimum(v, 0).sum()
     return float((below(rachinger(pattern.two_theta, y, ratio, second/first)) - below(y))/np.maximum(y, 0).sum())
 
@@ -82,7 +86,7 @@ def pattern_remarks(
     pattern:PowderPattern,
 )->list: # of sentences
     "What was changed while reading that an answer may depend on"
-    plain = {name for name, _ in FORMATS.values()} | {'simulated, xray'}
+    plain = {name for name, _ in FORMATS.values()} | {'simulated, xray', 'simulated, xray with K-alpha2'}
     return [n for n in pattern.notes if n not in plain and not _other_radiation(n)
             and not re.fullmatch(r'wavelength [\d.]+ angstrom from the file', n)]
 
@@ -94,9 +98,9 @@ def with_radiation(
 )->PowderPattern:
     "The pattern, with that radiation in place of what its file says"
     used = [radiation] if radiation else [_other_radiation(n) for n in pattern.notes]
-    if 'electron' in used and 'kev' in str(wavelength).lower():
-        raise PowderError(f'wavelength {wavelength!r}: electrons have the wavelength of their energy, not that of photons; give '
-                          'it in angstrom, such as 0.0251 for 200 kV')
+    if (particle := next((r for r in used if r in ('electron', 'neutron')), None)) and 'kev' in str(wavelength).lower():
+        raise PowderError(f'wavelength {wavelength!r}: an energy in keV is that of photons; give the wavelength of the {particle}s '
+                          f"in angstrom, such as {'0.0251 for 200 kV' if particle == 'electron' else '1.8 for 25 meV'}")
     if radiation is None: return pattern
     if radiation not in ('xray', 'neutron', 'electron'):
         raise PowderError(f"radiation {radiation!r}: give 'xray', 'neutron' or 'electron'")
@@ -242,6 +246,7 @@ def smaller_cells(
     foreign:float # share of the height of clear lines that it does not explain, as `foreign_lines` gives
 )->list: # sentences
     "Whether half or a third of every edge explains the lines of a pattern as well"
+    if foreign > FOREIGN[1]: return [] # then no cell explains them
     a, b, c, *angles = unit_cell(cell).parameters
     for n in (2, 3):
         small = (a/n, b/n, c/n, *angles)

@@ -209,7 +209,8 @@ def learned(
             learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
                           cache=study.folder, versions=versions)
             save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
-                         started_from=begun, log=training_log(folder))
+                         started_from=begun, log=training_log(folder),
+                         data=dict(data_hash=run.hashes.get('mp'), seed=seed, divided_by=run.name))
             (folder/'checkpoint.pt').unlink(missing_ok=True)
     trained = load_weights(path)
     if torch.cuda.is_available(): trained.model.cuda()
@@ -412,7 +413,7 @@ CLASS_SIZES = dict(
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
                normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2, kind='vacancies')], versions=1),
                            '8': dict(stages=[dict(epochs=1, times=2)], versions=1)},
-               halved={'20': dict(stages=[dict(epochs=1, times=2, batch_size=128)], versions=1)}))
+               halved={'20': dict(stages=[dict(epochs=2, times=2, **HALVES), dict(epochs=1, times=2, **WHOLE)], versions=1)}))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(

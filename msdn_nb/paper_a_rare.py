@@ -228,7 +228,7 @@ def _whole(run, size, rows):
 
 # %% ../nbs/49_paper_a_rare.ipynb #c0bfe564
 @experiment('substitution', paper='A', about='44 rare groups and all 116, with and without element substitution', needs='mp',
-            minutes=50)
+            minutes=80)
 def substitution(run):
     "Heads on the trunk of msdn-72, for 44 groups and for 116; for 44 whole networks as well"
     size = run.size(full=dict(rare=44,cap=10**9,target=295,repeats=5,common=100_000,share=1.,seen_44=150_000,seen_116=1_200_000,

@@ -32,7 +32,7 @@ def damaged(
     job # crystals, recipe, shares, seeds
 ):
     "Grey patterns (n, 1 + shares, beams, P, P), perfect ones first, and the cells found, of a job"
-    crystals, recipe, shares, seeds = job; torch.set_num_threads(1)
+    crystals, recipe, shares, seeds = job
     P, out, good = recipe.setup.detector.pixels, [], []
     for crystal, seed in zip(crystals, seeds):
         try: cell = standard_cell(crystal, recipe.symprec)
@@ -153,7 +153,7 @@ def _asked_networks(run, size):
 # %% ../nbs/48_paper_a_robustness.ipynb #6251ffdb
 @experiment('vacancies', paper='A', about='right answers that stay right when 5, 10 and 20 % of the atoms are missing; after `classes`, whose '
                   'networks it asks',
-            needs='mp', minutes=60)
+            needs='mp', minutes=130)
 def vacancies(run):
     "Retained accuracy of msdn-72, of the paper's network and of the baselines"
     size = run.size(**VACANCY_SIZES); found, weights = {}, {}
@@ -186,7 +186,7 @@ EFFECTS = { # name -> unit, strengths, and a function of (strength, setup, gener
 
 def troubled(job):
     "Grey patterns (n, 1 + effects, beams, P, P), undisturbed first, and the cells found, for (crystals, recipe, seed)"
-    crystals, recipe, seed = job; torch.set_num_threads(1); rng, cells = np.random.default_rng(seed), []
+    crystals, recipe, seed = job; rng, cells = np.random.default_rng(seed), []
     for crystal in crystals:
         try: cells.append(standard_cell(crystal, recipe.symprec))
         except CrystalError: cells.append(None)

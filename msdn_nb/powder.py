@@ -647,7 +647,8 @@ def powder_pattern(
                           f'{instrument.two_theta[1]:g}; widen the range or shorten the wavelength')
     y = y/y.max() + _background(angles, instrument)/100
     y = 100*y if instrument.counts is None else rng.poisson(np.maximum(y, 0)*instrument.counts).astype(float)
-    return PowderPattern(angles, y, instrument.wavelength, lines.name, (f'simulated, {instrument.radiation}',))
+    second = ' with K-alpha2' if instrument.alpha2 and instrument.radiation == 'xray' else ''
+    return PowderPattern(angles, y, instrument.wavelength, lines.name, (f'simulated, {instrument.radiation}{second}',))
 
 # %% ../nbs/51_powder.ipynb #19dcdb4d
 @patch

@@ -127,6 +127,14 @@ def add_shot_noise(
     return torch.from_numpy(rng.poisson(mean.numpy())).float()
 
 # %% ../nbs/41_robustness.ipynb #7ff75b18
+def _of_setup(intensity, setup):
+    "Patterns as a tensor, if they have the pixels of their setup"
+    t = torch.as_tensor(intensity)
+    if t.shape[-2:] != 2*(setup.detector.pixels,):
+        raise DiffractionError(f'patterns of {tuple(t.shape[-2:])} pixels, and a setup of {setup.detector.pixels}; give the setup '
+                               'of the patterns')
+    return t
+
 def add_background(
     intensity,     # (..., P, P), not negative
     share:float,   # sum of the background over the sum of the pattern
@@ -136,7 +144,7 @@ def add_background(
     "Add a smooth halo"
     if share < 0:
         raise DiffractionError(f'a background of {share} times the pattern: give a number that is not negative')
-    t = torch.as_tensor(intensity)
+    t = _of_setup(intensity, setup)
     q2 = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0][..., :2].pow(2).sum(-1)
     halo = torch.ones_like(q2) if width is None else torch.exp(-q2/(2*width**2))
     return t + (halo/halo.sum()).to(t)*share*t.sum((-1, -2), keepdim=True)
@@ -151,10 +159,7 @@ def beam_stop(
     "Darken what a beam stop hides"
     if radius < 0 or arm < 0:
         raise DiffractionError(f'a beam stop of radius {radius} and arm {arm}: give numbers that are not negative')
-    t = torch.as_tensor(intensity)
-    if t.shape[-2:] != 2*(setup.detector.pixels,):
-        raise DiffractionError(f'patterns of {tuple(t.shape[-2:])} pixels, and a setup of {setup.detector.pixels}; give the setup '
-                               'of the patterns')
+    t = _of_setup(intensity, setup)
     x, y, _ = pixel_maps(setup.beam, setup.detector, setup.b_factor, 'cpu')[0].unbind(-1)
     return t*~((x**2 + y**2 < radius**2) | ((x.abs() < arm/2) & (y < 0)))
 

@@ -73,8 +73,9 @@ class Recipe:
     def __post_init__(self):
         if [*self.classes]!=sorted(set(self.classes)):
             raise ValueError(f'{self.name}: the classes stand ascending, each once; give tuple(sorted(set(classes)))')
-        for k in ('lr','batch_size'):
-            if not getattr(self,k)>0: raise ValueError(f'{self.name}: {k} {getattr(self,k)}; give a positive number')
+        if not min(self.lr,self.batch_size)>0: raise ValueError(f'{self.name}: lr {self.lr}, batch_size {self.batch_size}; give positive numbers')
+        if self.halves and not (0<self.halves<=1 and self.base is None and self.architecture.startswith('MSDN')):
+            raise ValueError(f'{self.name}: halves {self.halves}; give a share of the epochs, to an MSDN: no other reads half a pattern')
 
 # %% ../nbs/30_training.ipynb #6762347a
 _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
