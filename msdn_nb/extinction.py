@@ -442,6 +442,7 @@ def check_reflections(
     "Which space groups the observed reflections allow, and what speaks against each of the others"
     if sum(x is not None for x in (hkl, d_spacing, two_theta)) != 1:
         raise ExtinctionError('give exactly one of hkl, d_spacing and two_theta')
+    if d_max is not None and not d_max > 0: raise ExtinctionError(f'd_max {d_max}: give the largest spacing measured, in angstrom')
     check_axes(axes); unit = unit_cell(cell, system); groups, name = _possible(unit, system)
     d, candidates, owner, found = _observe(unit, hkl, d_spacing, two_theta, wavelength, tolerance)
     if d_max is not None: found = found[unit.calculate_d_array(np.ascontiguousarray(found)) <= d_max]

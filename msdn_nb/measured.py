@@ -214,12 +214,12 @@ def _table(text):
 
 # %% ../nbs/54_measured.ipynb #bccf26fe
 _UNIT = r'(?:[\[(/,].*|(?:a|å|nm|inv\w*|1/)(?:\W.*)?)?$'
-_AXES = (('another quantity', r'^\W*(sin|cos|tan)[\s_^*(²\d)]*(th|θ)'),
+_AXES = (('another quantity', r'^\W*([\d\sπ*]|pi)*(sin|cos|tan)[\s_^*(²\d)]*(th|θ)|^\W*s\s*=\s*1/d'),
          ('2theta', r'2[\s_*-]*th|2[\s_*-]*[θΘ]|two[\s_-]*th|\bt(wo)?th\b|\bttheta|pos\.'
                     r'|^\W*((scattering|diffraction|bragg|detector)\s+)?angle'),
          ('another quantity', r'^\W*(time[\s_-]*of[\s_-]*flight|tof|energy|(e[\s_/]*[(\[]?\s*)?k?ev|channels?|wave(length|number)'
-                              r'|(raman[\s_-]*)?shift|temperature|cm-?1|radius|r[\s_/(\[]+([mcuµ]?m|px|pixels?)|omega|ω|pixels?'
-                              r'|q((\^|\*\*)?2|²)|s[\s_/]*[(\[]?\s*(nm|å|a|angstroms?)|1/d\w*|d\^?-1|d\*)(?![a-z0-9])'
+                              r'|(raman[\s_-]*)?shift|temperature|cm-?1|radius|r[\s_/(\[]+([mcuµp]?m|px|pixels?)|omega|ω|pixels?'
+                              r'|q((\^|\*\*)?2|²)|s[\s_/]*[(\[]?\s*(nm|å|a|angstroms?)|1\s?/\s?d\w*|d\^?-\d|d\*)(?![a-z0-9])'
                               r'|^\W*s[\s_/]*[(\[]?\s*1/'),
          ('q', r'^\W*q(?:[\s_-]*(?:space|vec(?:tor)?|scattering|magnitude))*[\s_-]*' + _UNIT
                + '|scattering vector|momentum'),
@@ -235,7 +235,7 @@ def _axis(label):
 
 def _names(header, width):
     "The names of the columns, from the last header line that has as many; a list of empty names otherwise"
-    lines = [re.sub(r'\b2\s+(?=th|[θΘ])', '2', line[:300], flags=re.I).strip().strip("#!;%*'/ \t") for line in header[-6:]]
+    lines = [re.sub(r'\b2\s+(?=th|[θΘ])|\b1\s*/\s*(?=d)', lambda m: m[0].replace(' ', ''), line[:300], flags=re.I).strip().strip("#!;%*'/ \t") for line in header[-6:]]
     lines = [line for line in lines if not re.search(r'[=:]', line)
              and not any(_is_number(word.replace(',', '.')) for word in re.split(r'[\s;,|]+', line))]
     for line in lines[::-1]:
@@ -254,7 +254,9 @@ def _names(header, width):
 def _unknown_title(header, width):
     "The title of a first column that tells nothing beside one of intensities; empty where there is none"
     for line in header[:-7:-1]:
-        for parts, second in ((re.split(r'\s*[;,|\t]\s*', line.strip('#!; \t')), f'.*({_INTENSITY}).*'),
+        if re.search('[=:]', line): continue
+        for parts, second in ((re.split(r'\s*[;,|\t]\s*', line.strip('#!; \t')),
+                               r'(intensit\w*|int\.?|signal|i|counts?|cps|y(obs)?|iobs)(\s*[\[(/].*)?'),
                               (line.strip('#!; \t').split(), r'int(ensity|\.)?|counts?|cps|yobs|iobs')):
             parts = [part.strip(' "\'') for part in parts]
             if (len(parts) == width and parts[0] and not _axis(parts[0]) and not re.search(_INTENSITY, parts[0].lower())
@@ -432,9 +434,9 @@ def _number(element, path):
 def _evened(counts, times):
     "Counts as if all points had been counted for the median time, that time, and a note where times differ"
     times = np.asarray(times, float)
-    if len(times) != len(counts) or not np.isfinite(times).all() or times.min() <= 0:
-        return counts, None, ('the counting times in the file do not fit its points; counts are taken as they stand',)
-    middle = float(np.median(times))
+    known = times[np.isfinite(times) & (times > 0)]; middle = float(np.median(known)) if len(known) else None
+    if len(times) != len(counts) or len(known) < len(times):
+        return counts, middle, ('the counting times in the file do not fit its points; counts are taken as they stand',)
     if times.max() <= 1.01*times.min(): return counts, middle, ()
     return counts*middle/times, middle, ('points were counted for different times; all have been brought to one',)
 
@@ -460,7 +462,7 @@ def _xrdml_scan(scan, wavelength):
 def _fixed_slit(scan):
     "A scan with an automatic divergence slit as a fixed one would have given it"
     sin = np.sin(np.radians(np.maximum(scan.x, .5)/2))
-    return replace(scan, y=scan.y*sin.min()/sin, notes=(*scan.notes, 'the divergence slit was automatic; intensities have '
+    return replace(scan, y=scan.y*np.sin(np.radians(5))/sin, notes=(*scan.notes, 'the divergence slit was automatic; intensities have '
                                                         'been divided by sin theta, as a fixed slit gives them'))
 
 def _read_xrdml(data):
