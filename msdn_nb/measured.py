@@ -251,6 +251,7 @@ def _names(header, width):
                                                                  line, re.I)): return [line] + ['']*(width - 1)
     return ['']*width
 
+# %% ../nbs/54_measured.ipynb #360d7cdd
 def _unknown_title(header, width):
     "The title of a first column that tells nothing beside one of intensities; empty where there is none"
     for line in header[:-7:-1]:
