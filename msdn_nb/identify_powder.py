@@ -86,8 +86,8 @@ def pattern_remarks(
     pattern:PowderPattern,
 )->list: # of sentences
     "What was changed while reading that an answer may depend on"
-    plain = {name for name, _ in FORMATS.values()} | {'simulated, xray', 'simulated, xray with K-alpha2'}
-    return [n for n in pattern.notes if n not in plain and not _other_radiation(n)
+    plain = {name for name, _ in FORMATS.values()}
+    return [n for n in pattern.notes if n not in plain and not n.startswith('simulated, xray') and not _other_radiation(n)
             and not re.fullmatch(r'wavelength [\d.]+ angstrom from the file', n)]
 
 # %% ../nbs/59_identify_powder.ipynb #c0de5906
