@@ -175,6 +175,7 @@ def _table(found):
         if len(alike) > 8: alike = [*alike[:7], f'and {len(alike) - 7} more']
         lines.append(f'{i:3}  {c.space_group:3}  {c.symbol:10} {c.crystal_system:13}{100*c.probability:5.1f}{doubt} %'
                      + (f'   {same} {", ".join(alike)}' if alike else ''))
+    if found.space_group: lines.append(f'     from the atoms: {found.space_group} {symbol(found.space_group)} (spglib, symprec {found.recipe.symprec:g} Å)')
     return '\n'.join(lines + [f'     note: {w}' for w in found.warnings])
 
 def _identify_all(inputs, model, options):
@@ -243,7 +244,8 @@ Probe = Annotated[Optional[Radiation], typer.Option(
     help='Of powder patterns: what was scattered, where the file says nothing or something else; X-rays if nobody says.',
     show_default=False)]
 Cell = Annotated[Optional[str], typer.Option(
-    help='Of a powder pattern, where it is known: "a b c alpha beta gamma", angstrom and degrees.', show_default=False)]
+    help='Of a powder pattern, where it is known: "a b c alpha beta gamma", angstrom and degrees; it checks the answer '
+         'and leaves the order of the candidates as it is.', show_default=False)]
 FigureFile = Annotated[Optional[Path], typer.Option(
     help='Draw a figure: PNG, PDF, SVG... Several crystals get a page each in a PDF, else a file each.',
     show_default=False)]
@@ -323,9 +325,12 @@ def _save_arrays(path, **arrays):
 def _arrays(crystal, setup, intensity, shaped):
     "What the NPZ file holds"
     return dict(intensity=intensity, shaped=shaped, axes=_axis_names(setup), field_of_view=setup.detector.field_of_view,
-                envelope=setup.crystallite.envelope, wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
+                **_crystallite(setup), wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
                 lattice=crystal.lattice, numbers=crystal.numbers, frac_coords=crystal.frac_coords,
                 occupancies=crystal.occupancies, space_group=crystal.space_group or 0, symprec=crystal.symprec or 0.)
+
+def _crystallite(setup):
+    return dict(envelope=setup.crystallite.envelope, size=setup.crystallite.size, b_factor=setup.b_factor)
 
 def _axis_names(setup):
     from msdn_nb.diffraction import axis_name
@@ -349,7 +354,7 @@ def write_patterns(
     intensity = simulate([crystal], setup)[0]; linear = to_uint8(intensity).numpy()
     shaped = np.stack([shape_pattern(image, channel=k%3, **shaping) for k, image in enumerate(linear)])
     raw, files = to_uint8(intensity, grey).numpy(), []
-    facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, envelope=setup.crystallite.envelope,
+    facts = dict(grey=grey, field_of_view=setup.detector.field_of_view, **_crystallite(setup),
                  wavelength=setup.beam.wavelength, radiation=setup.beam.radiation,
                  space_group=crystal.space_group or 0)
     def put(what, array, **facts): files.append(_save_image(array, stem.with_name(f'{stem.name}_{what}.png'), **facts))
@@ -490,8 +495,9 @@ Scattering = Annotated[Optional[Radiation], typer.Option(
 Pixels = Annotated[Optional[int], typer.Option(min=1, max=4096, help='Edge of the detector.', show_default=False)]
 HalfEdge = Annotated[Optional[float], typer.Option(min=1e-3, help='Half the edge of the detector, 1/angstrom.',
                                                    show_default=False)]
-Crystallite = Annotated[Optional[float], typer.Option(min=1, help='Edge of the crystallite, angstrom.',
-                                                      show_default=False)]
+Crystallite = Annotated[Optional[float], typer.Option(min=1, help='Edge of the crystallite, angstrom; msdn-72 reads only those of the default '
+                                                       'setup, 34. A pixel takes the intensity at its middle, so the sharper '
+                                                       'spots of larger ones need more --pixels.', show_default=False)]
 RawGrey = Annotated[Grey, typer.Option(help='Grey scale of the raw images; log spans five decades.')]
 Threshold = Annotated[int, typer.Option(min=1, max=255, help='Least linear grey level of a node.')]
 Factor = Annotated[float, typer.Option(help='Longest line, in units of the smallest node distance.')]

@@ -197,6 +197,14 @@ def summary(self:Evaluation, confusions:int=12)->dict:
                 confusions=[dict(truth=t,answer=a,n=n) for (t,a),n in pairs],
                 reliability=np.nan_to_num(reliability(self.probabilities.max(1),r==0)).round(5).tolist())
 
+# %% ../nbs/40_evaluation.ipynb #c4ec0007
+def _rows_apart(learn, recipe, table, seed, rows):
+    "Rows of a training, of its validation and of the test, or an error where they are not apart"
+    own = rows or split_rows(table,recipe,seed)
+    if all(map(np.array_equal,map(np.sort,learn.parts),map(np.sort,own))) and not np.isin(own[2],np.concatenate(learn.parts)).any(): return own
+    raise ValueError(f'{recipe.name}: it learned from other rows than those of the split, or from rows of the test; give '
+                     'rows=(training, validation, test), the first two as in the training')
+
 # %% ../nbs/40_evaluation.ipynb #5801bc1f
 def finish_training(
     learn,         # the Learner that `train` returned
@@ -207,11 +215,13 @@ def finish_training(
     seed:int=0,    # of the split
     workers:int=2,
     cache=None,    # folder of the cache that was shared, if it was
+    rows=None,     # (training, validation, test) rows, where the training had rows of its own
     **card,        # more facts for the card
 )->tuple: # path of the weights, `Evaluation` on the test rows
     "Calibrate, score on the test rows, save with the card."
-    learned,valid,test = split_rows(table,recipe,seed); images,groups,rows = open_cache(cache or f'{folder}/cache')
-    known = groups>0; items = np.flatnonzero(np.isin(rows,valid)&known)
+    learned,valid,test = _rows_apart(learn,recipe,table,seed,rows)
+    images,groups,kept = open_cache(cache or f'{folder}/cache')
+    known = groups>0; items = np.flatnonzero(np.isin(kept,valid)&known)
     model = learn.model.network if recipe.base else learn.model; model = model.float().eval().cpu()
     # the cache holds features or patterns
     decide = ((lambda f: model.decide(torch.from_numpy(f).float())) if recipe.base
@@ -223,6 +233,6 @@ def finish_training(
     scored = evaluate(Trained(model,recipe,dict(name=recipe.name,temperature=card['temperature'])),table,test,workers)
     scores = scored.to_dict()
     facts = dict(data=dict(file=table.path.name,data_hash=data_hash(table.path),**part_of(table),
-                           training=int((np.isin(rows,learned)&known).sum()),validation=len(items),test=len(test),
-                           seed=seed),scores=scores)
+                           training=int((np.isin(kept,learned)&known).sum()),validation=len(items),test=len(test),
+                           seed=seed,**(dict(divided_by='rows that were given') if rows else {})),scores=scores)
     return save_weights(model,recipe,out,**facts,**card),scored

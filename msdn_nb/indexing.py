@@ -696,7 +696,7 @@ def train_reader(
 def save_reader(
     reader:LawReader,
     recipe:LawRecipe,
-    folder=WEIGHTS,
+    folder,           # for the weights and their card
     **card            # what the card tells
 )->Path:              # of the weights
     "Keep a reader"
@@ -705,7 +705,7 @@ def save_reader(
 def finish_reader(
     reader:LawReader,
     recipe:LawRecipe,
-    folder=WEIGHTS,    # for the weights
+    folder,            # for the weights
     n:int=None,        # patterns of the test; as many as were learned from by default
     **card             # what else the card tells
 )->Path:               # of the weights

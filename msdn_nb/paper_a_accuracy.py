@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LIKE_PAPER', 'REDUCED', 'QUICK', 'FULL', 'LEARNING', 'PAPER_LEARNING', 'LINES', 'TOPS', 'PUBLISHED_CLASSES',
-           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'HALVES', 'WHOLE', 'CLASS_SIZES', 'VARIED', 'NORMALISED',
-           'LIKE_SIZES', 'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study', 'study_rows',
-           'like_paper_rows', 'make_study', 'study_patterns', 'paper_lines', 'study_recipe', 'network_name',
-           'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among', 'add_norm',
-           'Variant', 'fold_norm', 'plain_network', 'settle_norm', 'like_paper_network', 'varied_network',
+           'PUBLISHED_MORE_THAN', 'OTHER_CRYSTALS', 'HALVES', 'WHOLE', 'MISSING', 'FEWER', 'CLASS_SIZES', 'VARIED',
+           'NORMALISED', 'LIKE_SIZES', 'ABLATION_SIZES', 'NORMALISED_CHANGES', 'FOLDNET', 'SHARES', 'Study',
+           'study_rows', 'like_paper_rows', 'make_study', 'study_patterns', 'paper_lines', 'study_recipe',
+           'network_name', 'training_log', 'learned', 'answers', 'scores', 'fold_rows', 'study_versions', 'among',
+           'add_norm', 'Variant', 'fold_norm', 'plain_network', 'settle_norm', 'like_paper_network', 'varied_network',
            'normalised_network', 'classes', 'difference', 'gains_by_system', 'ablation_changes', 'ablation',
            'ablation_normalised', 'ablation_luck', 'ablation_effects', 'matched_split', 'compositions', 'prototypes',
            'power_law', 'fit_power_law', 'curve_rows', 'learning_curve']
@@ -201,17 +201,18 @@ def learned(
     "Train a network on a study, or load it if that has been done"
     recipe = study_recipe(study, architecture, epochs, shaped, **changes); rows = rows or (study.learn, study.valid)
     begun, state = (start.card['name'], start.model.state_dict()) if start else (None, None)
+    if start and 'asked_among' in start.card: begun += f', of {len(start.recipe.classes)} groups'
     name = network_name(study, recipe, rows, begun or '', seed, versions); recipe = replace(recipe, name=name)
     folder = study.networks/name; path = folder/f'{name}.safetensors'; study.networks.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{folder}.lock') if team()[1] == 1 else nullcontext(): # another experiment may be at it
-        if not path.exists():
+        if not (path.exists() and path.with_suffix('.json').exists()): # weights without their card are not finished
             run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
             learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
                           cache=study.folder, versions=versions)
             save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
                          started_from=begun, log=training_log(folder),
                          data=dict(data_hash=run.hashes.get('mp'), seed=seed, divided_by=run.name))
-            (folder/'checkpoint.pt').unlink(missing_ok=True)
+            for done in ('checkpoint.pt', 'log.csv'): (folder/done).unlink(missing_ok=True) # the log stands on the card
     trained = load_weights(path)
     if torch.cuda.is_available(): trained.model.cuda()
     return trained
@@ -328,6 +329,7 @@ def among(
         raise ValueError(f'{trained.card["name"]} does not know groups {unknown}; give some of those it knows')
     recipe = replace(trained.recipe, classes=tuple(classes)); model = build_model(recipe)
     take_weights(model, trained.model.state_dict(), recipe.classes, trained.recipe.classes)
+    model.to(next(trained.model.parameters()).device)
     return Trained(model.eval(), recipe, dict(trained.card, asked_among=list(classes)))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #bd685635
@@ -376,6 +378,7 @@ def plain_network(
     "The network of the paper that answers as a normalised one does"
     recipe = replace(trained.recipe, architecture='MSDN', model_args={}); model = build_model(recipe)
     model.load_state_dict(fold_norm(deepcopy(trained.model).cpu().eval()).state_dict())
+    model.to(next(trained.model.parameters()).device)
     return Trained(model.eval(), recipe, dict(trained.card, parameters=sum(p.numel() for p in model.parameters())))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #92ac52f9
@@ -394,6 +397,8 @@ def settle_norm(
 # %% ../nbs/45_paper_a_accuracy.ipynb #b6be6bed
 HALVES = dict(halves=2/3, batch_size=128, lr=4e-3, schedule='one-cycle', label_smoothing=.05) # half patterns first
 WHOLE = HALVES | dict(halves=0., lr=2e-3) # and on with whole ones
+MISSING = WHOLE | dict(lr=1e-3, kind='vacancies') # at last from crystals without some of their atoms
+FEWER = WHOLE | dict(lr=5e-4) # fewer groups, from the network that has come so far
 CLASS_SIZES = dict(
     full=dict(**FULL, transfer_epochs=100, repeats=3, sizes=[8, 20, 49, 72], scratch_repeats=[20, 49, 72],
               like_crystals=None, like_epochs=dict.fromkeys(['8', '20', '49', '72'], 100), like_repeats=3, folds=10,
@@ -401,19 +406,22 @@ CLASS_SIZES = dict(
               normalised={'72': dict(stages=[dict(epochs=100, times=1), dict(epochs=50, times=1, kind='vacancies', versions=5)],
                                      versions=10),
                           '8': dict(stages=[dict(epochs=30, times=1)], versions=10)},
-              halved={'72': dict(stages=[dict(epochs=100, times=1, **HALVES), dict(epochs=50, times=1, **WHOLE)],
-                                 versions=10)}),
+              halved={'72': dict(stages=[dict(epochs=100, times=1, **HALVES), dict(epochs=50, times=1, **WHOLE),
+                                         dict(epochs=20, times=1, versions=5, **MISSING)], versions=10),
+                      '49': dict(stages=[dict(epochs=20, times=1, **FEWER)], versions=10)}),
     reduced=dict(**REDUCED, transfer_epochs=2, scratch_repeats=[20, 49, 72], like_repeats=1, folds=10, fold_epochs=1,
                  like_epochs={'8': 10, '20': 3, '49': 3, '72': 8}, varied={'72': dict(epochs=8, versions=2)},
                  normalised={'72': dict(stages=[dict(epochs=7, times=1), dict(epochs=8, times=2),
                                                 dict(epochs=4, times=2, kind='vacancies', versions=1)], versions=2)},
-                 halved={'72': dict(stages=[dict(epochs=18, times=2, **HALVES), dict(epochs=14, times=2, **WHOLE)],
-                                    versions=2)}),
+                 halved={'72': dict(stages=[dict(epochs=18, times=2, **HALVES), dict(epochs=14, times=2, **WHOLE),
+                                            dict(epochs=4, times=2, versions=1, **MISSING)], versions=2),
+                         '49': dict(stages=[dict(epochs=2, times=2, **FEWER)], versions=2)}),
     quick=dict(**QUICK, transfer_epochs=1, sizes=[8, 72], like_crystals=QUICK['crystals'], like_epochs={'8': 1},
                folds=2, varied={'8': dict(epochs=1, versions=1)}, asked=[8],
                normalised={'20': dict(stages=[dict(epochs=1, times=1), dict(epochs=1, times=2, kind='vacancies')], versions=1),
                            '8': dict(stages=[dict(epochs=1, times=2)], versions=1)},
-               halved={'20': dict(stages=[dict(epochs=1, times=2, **WHOLE)]*2, versions=1)})) # halves of so small patterns are too small
+               halved={'20': dict(stages=[dict(epochs=1, times=2, **how) for how in (WHOLE, MISSING)], versions=1),
+                       '8': dict(stages=[dict(epochs=1, times=2, **FEWER)], versions=1)})) # halves of so small patterns are too small
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #474c01f5
 def like_paper_network(
@@ -460,6 +468,7 @@ def normalised_network(
         study = make(groups); lr = study_recipe(study, 'MSDN').lr*(1 if groups == most else .25)*.5**k
         changes = NORMALISED | dict(lr=lr) | {key: stage[key] for key in HALVES if key in stage}
         versions = study_versions(run, make(most), stage.get('versions', how.get('versions')), stage.get('kind', 'varied'))
+        if trained and trained.recipe.classes != study.classes: trained = among(trained, study.classes) # with its heads
         trained = learned(run, study, 'MSDN-variant', run.seed, stage['epochs'], start=trained,
                           shaped=paper_lines(study.pixels, stage['times']), versions=versions, **changes)
         log += trained.card['log']
@@ -486,8 +495,8 @@ def _further_scores(run, size, kind, network):
             for n, how in sizes.items()}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #dad403e1
-LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', 'varied', 'normalised', 'pixels')
-                          if k in size}, **more)
+LIKE_SIZES = {form: dict({k: size[k] for k in ('like_crystals', 'like_epochs', 'varied', 'normalised', 'halved',
+                                                 'pixels') if k in size}, **more)
               for (form, size), more in zip(CLASS_SIZES.items(), (dict(like_groups=72), {}, dict(like_groups=8)))}
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #4444c1a4
@@ -521,7 +530,9 @@ def difference(
     a, b # right answers (seeds, crystals) of two networks to the same crystals
 )->dict: # value, std, n of crystals, and `seeds` of either
     "How much more often the first network is right"
-    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b)); d = a.mean(0) - b.mean(0)
+    a, b = (np.atleast_2d(np.asarray(x, float)) for x in (a, b))
+    if a.shape[1:] != b.shape[1:]: raise ValueError(f'answers to {a.shape[1]} and to {b.shape[1]} crystals; give those to the same ones')
+    d = a.mean(0) - b.mean(0)
     spread = sum(x.mean(1).var(ddof=1)/len(x) for x in (a, b) if len(x) > 1)
     return dict(value=float(d.mean()), std=float(np.sqrt(d.var(ddof=1)/len(d) + spread)), n=len(d),
                 seeds=[len(a), len(b)])
@@ -768,7 +779,12 @@ def prototypes(run):
                                                      minlength=231)[list(study.classes)].tolist())), axes='free'))
 
 # %% ../nbs/45_paper_a_accuracy.ipynb #423b4f01
-def power_law(n, a, b, c): return a*np.asarray(n, float)**-b + c
+def power_law(
+    n,      # numbers of crystals learned from
+    a, b, c # factor, exponent, and what no number takes away
+)->np.ndarray: # shares of wrong answers, shaped like `n`
+    "a n^-b + c"
+    return a*np.asarray(n, float)**-b + c
 
 def fit_power_law(
     n,          # numbers of crystals learned from, (k,)
@@ -781,6 +797,7 @@ def fit_power_law(
     "Fit error = a n^-b + c, with 0 <= b <= 2 and 0 <= c < 1"
     from scipy.optimize import curve_fit
     n, errors, std = (np.asarray(v, float) for v in (n, errors, std)); std = np.maximum(std, 1e-4)
+    if not len(n) == len(errors) == len(std) >= 3: raise ValueError(f'{len(n)} numbers, {len(errors)} errors, {len(std)} deviations; give three or more of each')
     law = lambda m, a, b, c: power_law(m/n[0], a, b, c)
     def once(e):
         return curve_fit(law, n, e, p0=(max(e[0]*.7, 1e-3), .3, e.min()*.3), sigma=std,

@@ -300,7 +300,7 @@ def _compare_networks(run, size):
                        wrong={n: by_group(found[n][0])['wrong'] for n in ('MSDN', best)})
 
 # %% ../nbs/47_paper_a_answers.ipynb #038c0b56
-GROUP_SIZES = {form: {k: v for k, v in LIKE_SIZES[form].items() if k not in ('like_epochs', 'varied')} | more
+GROUP_SIZES = {form: {k: v for k, v in LIKE_SIZES[form].items() if k not in ('like_epochs', 'varied', 'normalised')} | more
                for form, more in dict(
     full=dict(crystals=None, repeats=3, baselines=SPOT, study=FULL),
     reduced=dict(repeats=1, baselines=('AlexNet', 'Ziletti'), study=REDUCED),
@@ -318,15 +318,15 @@ def _shipped_answers(run, crystals):
 # %% ../nbs/47_paper_a_answers.ipynb #90f59692
 def _like_the_paper(run, size):
     "By group and system: the paper's network on all entries like the paper's"
-    def job(groups, like_crystals, normalised):
-        trained, study = normalised_network(run, size, groups); found = answers(trained, study)
+    def job(groups, like_crystals, halved):
+        trained, study = normalised_network(run, size, groups, plan='halved'); found = answers(trained, study)
         few = tuple(g for g in class_set(49) if g in study.classes)
         sets = {str(len(study.classes)): found, **({str(len(few)): narrowed(found, few)} if groups > 49 else {})}
         told = {k: by_group(e) for k, e in sets.items()}
         return dict(network=trained.card['name'], scores=told,
                     swapped={k: swapped(t['wrong']) for k, t in told.items()},
                     diffraction={k: by_diffraction_class(e, 'fixed') for k, e in sets.items()})
-    return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.normalised)
+    return run.step('like-the-paper', job, size.like_groups, size.like_crystals, size.halved)
 
 # %% ../nbs/47_paper_a_answers.ipynb #629d4070
 @experiment('groups', paper='A', needs='mp', minutes=16,

@@ -884,7 +884,7 @@ class TrainedPowder:
 def save_powder(
     model,                     # trained `PowderNet`
     recipe:PowderModelRecipe,  # how it was made; its name is the file's
-    folder=WEIGHTS,
+    folder,                    # for the weights and their card
     **card,                    # what else the card tells
 )->Path:
     "Keep a powder network."

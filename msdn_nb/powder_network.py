@@ -530,7 +530,7 @@ def evaluate_law(
 def save_law(
     model,            # trained network
     recipe:LawRecipe, # its name is the file's
-    folder=WEIGHTS,
+    folder,           # for the weights and their card
     **card            # what the card tells
 )->Path:              # of the weights
     "Keep a network in full precision"
@@ -551,7 +551,7 @@ def load_law(
 def finish_law(
     model,              # trained network
     recipe:LawRecipe,
-    folder=WEIGHTS,     # for the weights
+    folder,             # for the weights
     n:int=20_000,       # patterns of each test
     **card              # what else the card tells
 )->Path: # of the weights

@@ -7,11 +7,12 @@ __all__ = ['RECIPES', 'ARCHITECTURES', 'SPLIT', 'WEIGHTS', 'KINDS', 'Disturbance
            'network_input', 'speckle', 'disturbed', 'CacheError', 'part_of', 'fill_chunk', 'spread', 'progress',
            'cache_patterns', 'open_cache', 'data_block', 'data_loaders', 'learner_parts', 'autocast_callback',
            'checkpoint_callback', 'resume', 'same_training', 'team', 'first_alone', 'divided', 'average_callback',
-           'build_model', 'top_1', 'top_5', 'learned_callback', 'seed_callback', 'halves_callback', 'make_learner',
-           'quiet', 'split_rows', 'same_split', 'take_weights', 'Decider', 'trunk_features', 'cache_features', 'InTurn',
-           'turn_callback', 'Joined', 'training_parts', 'train', 'WeightsError', 'training_facts', 'round_to_bytes',
-           'write_weights', 'save_weights', 'Trained', 'shipped_weights', 'weights_path', 'weights_kind',
-           'read_weights', 'load_weights', 'split_of', 'switch_dropout', 'probabilities', 'predict', 'fit_temperature']
+           'build_model', 'check_recipe', 'top_1', 'top_5', 'learned_callback', 'seed_callback', 'halves_callback',
+           'make_learner', 'quiet', 'split_rows', 'same_split', 'take_weights', 'Decider', 'trunk_features',
+           'cache_features', 'InTurn', 'turn_callback', 'Joined', 'training_parts', 'train', 'WeightsError',
+           'training_facts', 'round_to_bytes', 'write_weights', 'save_weights', 'Trained', 'shipped_weights',
+           'weights_path', 'weights_kind', 'read_weights', 'load_weights', 'split_of', 'switch_dropout',
+           'probabilities', 'predict', 'fit_temperature']
 
 # %% ../nbs/30_training.ipynb #809e0cdf
 import atexit, hashlib, json, os, random, sys, warnings
@@ -45,6 +46,16 @@ class Disturbance:
     counts:tuple=(1e4,1e8)       # in the brightest pixel
     counts_chance:float=.3
 
+# %% ../nbs/30_training.ipynb #c4ec0005
+def _wrong(recipe):
+    "What is wrong with the fields of a recipe, or None"
+    if [*recipe.classes]!=sorted(set(recipe.classes)): return 'the classes stand ascending, each once; give tuple(sorted(set(classes)))'
+    for name,known in (('schedule',('one-cycle','flat')),('scale',('log','linear'))):
+        if (own := getattr(recipe,name)) not in known: return f'{name} {own!r}; give {" or ".join(map(repr,known))}'
+    if not min(recipe.lr,recipe.batch_size)>0: return f'lr {recipe.lr}, batch_size {recipe.batch_size}; give positive numbers'
+    if recipe.halves and not (0<recipe.halves<=1 and recipe.base is None and recipe.architecture.startswith('MSDN')):
+        return f'halves {recipe.halves}; give a share of the epochs, to an MSDN: no other reads half a pattern'
+
 # %% ../nbs/30_training.ipynb #bcee9b86
 @dataclass(frozen=True)
 class Recipe:
@@ -71,11 +82,7 @@ class Recipe:
     disturb:Disturbance|None=None # of training patterns
     base:str|None=None           # weights whose trunk is kept as it is; only what decides learns
     def __post_init__(self):
-        if [*self.classes]!=sorted(set(self.classes)):
-            raise ValueError(f'{self.name}: the classes stand ascending, each once; give tuple(sorted(set(classes)))')
-        if not min(self.lr,self.batch_size)>0: raise ValueError(f'{self.name}: lr {self.lr}, batch_size {self.batch_size}; give positive numbers')
-        if self.halves and not (0<self.halves<=1 and self.base is None and self.architecture.startswith('MSDN')):
-            raise ValueError(f'{self.name}: halves {self.halves}; give a share of the epochs, to an MSDN: no other reads half a pattern')
+        if wrong := _wrong(self): raise ValueError(f'{self.name}: {wrong}')
 
 # %% ../nbs/30_training.ipynb #6762347a
 _head = partial(Recipe,base='msdn-72',epochs=10,batch_size=256,lr=2e-3)
@@ -450,6 +457,27 @@ def build_model(
     return ARCHITECTURES[recipe.architecture](len(recipe.classes),recipe.size or recipe.setup.detector.pixels,
                                               len(recipe.setup.axes),**recipe.model_args)
 
+# %% ../nbs/30_training.ipynb #c4ec0002
+@torch.no_grad()
+def check_recipe(
+    recipe:Recipe,
+)->tuple: # shape of its network's input, and of the logits, for two crystals
+    "Ask a recipe's untrained network about two empty patterns; a `ValueError` says what does not fit"
+    beams,P = len(recipe.setup.axes),recipe.setup.detector.pixels
+    dark = torch.zeros(2,beams,P,P,dtype=torch.uint8); dark[...,P//2,P//2] = 255
+    made = 'shaped' if recipe.shaping is not None else 'grey'
+    try:
+        model = build_model(recipe).eval(); x = network_input(dark,recipe)
+        what = f'patterns ({made}) come as {tuple(x.shape)}'; logits = model(x)
+        if not all(hasattr(model,f) for f in ('encode','decide')): raise ValueError('it needs methods encode and decide')
+        if logits.shape[-1]!=len(recipe.classes): raise ValueError(f'it answers {logits.shape[-1]} of {len(recipe.classes)} classes')
+    except Exception as e:
+        if isinstance(e,ValueError) and str(e).startswith(f'{recipe.architecture}: '): raise
+        told = what if 'what' in locals() else 'it cannot be built'
+        raise ValueError(f'{recipe.name}: the network {recipe.architecture} does not go with its recipe ({told}); look at shaping, '
+                         f'size, the detector\'s pixels, model_args, and at its methods. It says: {str(e)[:200]}') from e
+    return tuple(x.shape),tuple(logits.shape)
+
 # %% ../nbs/30_training.ipynb #7bccbf5c
 def _top(k, logits, target):
     return (joint_logits(logits).topk(k,1).indices==target[:,None]).any(1).float().mean()
@@ -708,7 +736,7 @@ def train(
     versions=(),           # folders of finished caches of the training rows, read in turn after the table's own patterns
 ):
     "Cache, train, and return the fastai Learner."
-    fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True)
+    check_recipe(recipe); fb,fc = learner_parts(); folder = Path(folder); folder.mkdir(parents=True,exist_ok=True)
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu'); epochs = epochs or recipe.epochs
     trunk = load_weights(recipe.base) if recipe.base else None; parts = _parts(recipe,table,rows,seed,trunk)
     if not team()[0]: same_training(folder,recipe,seed,parts,[data_hash(table.path)],start,map(Path,versions),extra and extra[1:])
@@ -719,7 +747,7 @@ def train(
     batch = max(1,min(recipe.batch_size,len(items[0]))//n) # fastai leaves out a last batch that is not full
     loaders = data_loaders(images,groups,*map(divided,items),replace(recipe,batch_size=batch),device)
     learn = make_learner(loaders,recipe,folder,_start(recipe,trunk,start)); learn.model.to(device); first = resume(learn,folder,epochs)
-    learn.add_cbs([seed_callback(seed),*turns])
+    learn.add_cbs([seed_callback(seed),*turns]); learn.parts = parts # rows that it learns from and is watched by
     with nullcontext() if sys.stderr.isatty() else quiet(learn):
         if first<epochs: _fit(learn,recipe,epochs,first)
     return learn
@@ -728,8 +756,7 @@ def train(
 def _fit(learn, recipe, epochs, first):
     "Run the epochs that are left."
     if recipe.schedule=='flat': learn.fit(epochs,recipe.lr,start_epoch=first)
-    elif recipe.schedule=='one-cycle': learn.fit_one_cycle(epochs,recipe.lr,start_epoch=first)
-    else: raise ValueError(f"{recipe.schedule}: the schedules are 'one-cycle' and 'flat'")
+    else: learn.fit_one_cycle(epochs,recipe.lr,start_epoch=first)
 
 # %% ../nbs/30_training.ipynb #953ab214
 class WeightsError(ValueError): "Weights that cannot be loaded."
@@ -771,7 +798,7 @@ def _restored(state):
 def write_weights(
     model,           # trained network
     name:str,        # of the files
-    folder=WEIGHTS,
+    folder,          # for both files
     base=None,       # file of weights whose tensors need not be repeated
     dtype=torch.float16, # of the stored numbers
     in_bytes=(),     # names of matrices stored in bytes; see `round_to_bytes`
@@ -792,7 +819,7 @@ def write_weights(
 def save_weights(
     model,         # trained network
     recipe,        # how it was made; its name is the file's
-    folder=WEIGHTS,
+    folder,        # for the weights and their card
     dtype=torch.float16, # of the stored numbers
     **card,        # what else the card tells: data_hash, seed, scores, temperature, command...
 )->Path:
@@ -893,8 +920,8 @@ def split_of(
     "The rows that a network learned from, was watched by, and was judged by."
     known = trained.card.get('data',{}); seed = known.get('seed',0)
     if own := known.get('divided_by'):
-        raise TableError(f'{trained.card.get("name")}: the experiment {own} divided its crystals in a way of its own; ask that for '
-                         'the test part')
+        raise TableError(f'{trained.card.get("name")}: its crystals were divided in a way of its own, by {own}; the test part is '
+                         'known there')
     if not strict: return split_rows(table,trained.recipe,seed)
     part = part_of(table); wanted = {k:known[k] for k in ('limit','part') if k in known}
     if known.get('data_hash')==data_hash(table.path) and wanted and not part: # divide the part, count in the whole
