@@ -439,6 +439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'msdn_nb.identify._open_image': ('identify.html#_open_image', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._other_phases': ('identify.html#_other_phases', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._reasons': ('identify.html#_reasons', 'msdn_nb/identify.py'),
+                                  'msdn_nb.identify._refuse_microscope': ('identify.html#_refuse_microscope', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._remarks': ('identify.html#_remarks', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._stated': ('identify.html#_stated', 'msdn_nb/identify.py'),
                                   'msdn_nb.identify._three_images': ('identify.html#_three_images', 'msdn_nb/identify.py'),

@@ -201,6 +201,8 @@ def summary(self:Evaluation, confusions:int=12)->dict:
 def _rows_apart(learn, recipe, table, seed, rows):
     "Rows of a training, of its validation and of the test, or an error where they are not apart"
     own = rows or split_rows(table,recipe,seed)
+    if not hasattr(learn,'parts'): raise ValueError(f'{recipe.name}: give the Learner that train returned')
+    if not len(own[1]): raise ValueError(f'{recipe.name}: no rows of validation, by which to calibrate; train with some')
     if all(map(np.array_equal,map(np.sort,learn.parts),map(np.sort,own))) and not np.isin(own[2],np.concatenate(learn.parts)).any(): return own
     raise ValueError(f'{recipe.name}: it learned from other rows than those of the split, or from rows of the test; give '
                      'rows=(training, validation, test), the first two as in the training')

@@ -200,19 +200,19 @@ def learned(
 )->Trained:
     "Train a network on a study, or load it if that has been done"
     recipe = study_recipe(study, architecture, epochs, shaped, **changes); rows = rows or (study.learn, study.valid)
-    begun, state = (start.card['name'], start.model.state_dict()) if start else (None, None)
-    if start and 'asked_among' in start.card: begun += f', of {len(start.recipe.classes)} groups'
+    begun = start and start.card['name'] + (f', of {len(start.recipe.classes)} groups' if 'asked_among' in start.card else '')
     name = network_name(study, recipe, rows, begun or '', seed, versions); recipe = replace(recipe, name=name)
     folder = study.networks/name; path = folder/f'{name}.safetensors'; study.networks.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{folder}.lock') if team()[1] == 1 else nullcontext(): # another experiment may be at it
         if not (path.exists() and path.with_suffix('.json').exists()): # weights without their card are not finished
             run.say(f'{architecture}, {len(study.classes)} groups, {len(rows[0]):,} crystals, seed {seed}')
-            learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, start=state, rows=rows,
-                          cache=study.folder, versions=versions)
+            if not (folder/'checkpoint.pt').exists() and not team()[0]: (folder/'log.csv').unlink(missing_ok=True) # of one that was deleted
+            learn = train(recipe, study.table, folder, workers=run.workers, seed=seed, rows=rows,
+                          start=start and start.model.state_dict(), cache=study.folder, versions=versions)
             save_weights(learn.model, recipe, folder, seed=seed, training=len(rows[0]), validation=len(rows[1]),
                          started_from=begun, log=training_log(folder),
                          data=dict(data_hash=run.hashes.get('mp'), seed=seed, divided_by=run.name))
-            for done in ('checkpoint.pt', 'log.csv'): (folder/done).unlink(missing_ok=True) # the log stands on the card
+            (folder/'checkpoint.pt').unlink(missing_ok=True)
     trained = load_weights(path)
     if torch.cuda.is_available(): trained.model.cuda()
     return trained

@@ -465,16 +465,16 @@ def check_recipe(
     "Ask a recipe's untrained network about two empty patterns; a `ValueError` says what does not fit"
     beams,P = len(recipe.setup.axes),recipe.setup.detector.pixels
     dark = torch.zeros(2,beams,P,P,dtype=torch.uint8); dark[...,P//2,P//2] = 255
-    made = 'shaped' if recipe.shaping is not None else 'grey'
+    made,what = 'shaped' if recipe.shaping is not None else 'grey','it cannot be built'
     try:
-        model = build_model(recipe).eval(); x = network_input(dark,recipe)
-        what = f'patterns ({made}) come as {tuple(x.shape)}'; logits = model(x)
-        if not all(hasattr(model,f) for f in ('encode','decide')): raise ValueError('it needs methods encode and decide')
+        model = build_model(recipe).eval(); what = f'its patterns cannot be {made}'; x = network_input(dark,recipe)
+        what = f'patterns ({made}) come as {tuple(x.shape)}'; logits = model.decide(model.encode(x))
+        if not torch.allclose(model(x),logits,atol=1e-4): raise ValueError('forward(x) is not decide(encode(x))')
+        if recipe.halves: what += ', or half of that'; model(x[...,:x.shape[-1]//2])
         if logits.shape[-1]!=len(recipe.classes): raise ValueError(f'it answers {logits.shape[-1]} of {len(recipe.classes)} classes')
     except Exception as e:
         if isinstance(e,ValueError) and str(e).startswith(f'{recipe.architecture}: '): raise
-        told = what if 'what' in locals() else 'it cannot be built'
-        raise ValueError(f'{recipe.name}: the network {recipe.architecture} does not go with its recipe ({told}); look at shaping, '
+        raise ValueError(f'{recipe.name}: the network {recipe.architecture} does not go with its recipe ({what}); look at shaping, '
                          f'size, the detector\'s pixels, model_args, and at its methods. It says: {str(e)[:200]}') from e
     return tuple(x.shape),tuple(logits.shape)
 
@@ -920,8 +920,8 @@ def split_of(
     "The rows that a network learned from, was watched by, and was judged by."
     known = trained.card.get('data',{}); seed = known.get('seed',0)
     if own := known.get('divided_by'):
-        raise TableError(f'{trained.card.get("name")}: its crystals were divided in a way of its own, by {own}; the test part is '
-                         'known there')
+        raise TableError(f'{trained.card.get("name")}: its crystals were divided in a way of its own, by {own}, which table and seed '
+                         'do not tell; score it on the test crystals of that division')
     if not strict: return split_rows(table,trained.recipe,seed)
     part = part_of(table); wanted = {k:known[k] for k in ('limit','part') if k in known}
     if known.get('data_hash')==data_hash(table.path) and wanted and not part: # divide the part, count in the whole
